@@ -1,0 +1,200 @@
+"""Put ops onto a live pipeline and take them off again, bit for bit.
+
+Everything is checked before anything is written, so a pipeline is edited whole or not at all. Deltas are always
+those of the *original* weight, also where another edit is on: edits applied one inside the other add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from erasekit.coded_ops import Adapter
+from erasekit.errors import BaseMismatchError, EditError, ModelError
+from erasekit.fingerprint import Base, matches
+from erasekit.ops import LinearOp, Op
+
+# attach(pipe, op, scale) puts the op on and returns what takes it off.
+# The tables are closed: a file can name an entry, never bring code.
+Attach = Callable[[Any, Any, float], Callable[[], None]]
+ADAPTERS: dict[str, Attach] = {}
+GUIDANCES: dict[str, Attach] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """The values that a module had before one edit was put on."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+# The edits that are on a module now, oldest first. Weak: a pipeline that is dropped takes its entries along.
+_layers: WeakKeyDictionary[nn.Module, list[_Layer]] = WeakKeyDictionary()
+
+
+class Handle:
+    """An edit that is on a pipeline; `remove()` takes it off and restores the weights bitwise.
+
+    Of two edits on one module the later must go first; `remove()` raises `EditError` otherwise and changes nothing.
+    A second `remove()` does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._on: list[tuple[nn.Module, _Layer, str]] = []
+        self._detach: list[Callable[[], None]] = []
+
+    def remove(self) -> None:
+        """Restore every weight bitwise; `EditError`, and nothing changed, if a later edit is still on one of them."""
+        for module, layer, site in self._on:
+            if _layers[module][-1] is not layer:
+                raise EditError(f"another edit was applied on top of this one at {site}: remove that one first")
+        for detach in reversed(self._detach):
+            detach()
+        for module, layer, _ in reversed(self._on):
+            _restore(module, layer)
+        self.keep()
+
+    def keep(self) -> None:
+        """Leave the edit on for good and drop the old weights; `remove()` does nothing then."""
+        for module, layer, _ in self._on:
+            if layer in _layers.get(module, []):
+                _layers[module].remove(layer)
+        self._on, self._detach = [], []
+
+
+@torch.no_grad()
+def attach(pipe: Any, ops: Sequence[Op], base: Base, *, scale: float | int = 1.0, force: bool = False) -> Handle:
+    """Put `ops` on the pipeline and return the handle that takes them off.
+
+    W becomes `(W.float() + scale * sum of deltas)` cast back to its dtype, written in place.
+
+    Raises:
+        BaseMismatchError: the weights are not those that the edit was made for (skipped with `force`).
+        EditError: an op whose component, module, shape or code the pipeline lacks.
+        ModelError: a weight with NaN.
+    """
+    places = _places(pipe, ops)
+    coded = [(op, _code(op)) for op in ops if not isinstance(op, LinearOp)]
+    for site, module, linear in places:
+        _check(site, module, linear)
+    if not force:
+        _check_base([(site, module) for site, module, _ in places], base)
+    handle = Handle()
+    try:
+        for site, module, linear in places:
+            _write(handle, site, module, linear, float(scale))
+        for op, code in coded:
+            handle._detach.append(code(pipe, op, float(scale)))
+    except BaseException:  # also Ctrl-C: a pipeline is edited whole or not at all
+        handle.remove()
+        raise
+    return handle
+
+
+def original(module: nn.Module) -> Tensor:
+    """The module's weight without the edits that are on now."""
+    layers = _layers.get(module)
+    return layers[0].weight if layers else module.weight  # pyright: ignore[reportReturnType]
+
+
+def is_edited(pipe: Any, ops: Sequence[Op]) -> bool:
+    """Whether any edit is on now at the modules of `ops`."""
+    return any(_layers.get(module) for _, module, _ in _places(pipe, ops))
+
+
+def find_module(pipe: Any, op: Op) -> nn.Module:
+    """The op's module in the pipeline, named with or without `text_model.`; `EditError` if there is none."""
+    component = getattr(pipe, op.component, None)
+    if not isinstance(component, nn.Module):
+        raise EditError(f"the pipeline has no {op.component!r}, which {op.label} needs: apply it to its own base model")
+    modules = dict(component.named_modules())
+    plain = op.site.partition("/")[2]
+    found = modules.get(op.module) or modules.get(plain) or modules.get(f"text_model.{plain}")
+    if found is None or not isinstance(getattr(found, "weight", None), Tensor):
+        raise EditError(f"the model has no weight for {op.label}: apply the edit to its own base model")
+    return found
+
+
+def _places(pipe: Any, ops: Sequence[Op]) -> list[tuple[str, nn.Module, list[LinearOp]]]:
+    """The linear ops, module by module."""
+    grouped: dict[str, list[LinearOp]] = {}
+    for op in ops:
+        if isinstance(op, LinearOp):
+            grouped.setdefault(op.site, []).append(op)
+    return [(site, find_module(pipe, linear[0]), linear) for site, linear in grouped.items()]
+
+
+def _code(op: Op) -> Attach:
+    """The code for an adapter or guidance op, from the closed tables."""
+    table, name = (ADAPTERS, op.adapter) if isinstance(op, Adapter) else (GUIDANCES, getattr(op, "guidance", ""))
+    if name not in table:
+        known = ", ".join(sorted(table)) or "none"
+        what = "adapter" if isinstance(op, Adapter) else "guidance"
+        raise EditError(f"{op.label} needs the {what} {name!r}, unknown here (known: {known}): update erasekit")
+    return table[name]
+
+
+def _check(site: str, module: nn.Module, ops: list[LinearOp]) -> None:
+    weight, bias = original(module), getattr(module, "bias", None)
+    if weight.is_meta or not weight.is_floating_point():
+        raise ModelError(f"the weight at {site} is {weight.dtype} on {weight.device}: load the model unquantised")
+    for op in ops:
+        op.check(weight, bias)
+    if not bool(torch.isfinite(weight).all()):
+        raise ModelError(f"the weight at {site} holds NaN or infinite values: download the model again")
+
+
+def _check_base(places: list[tuple[str, nn.Module]], base: Base) -> None:
+    other = [site for site, module in places if not matches(original(module), base.recorded(site) or {})]
+    if other:
+        shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        raise BaseMismatchError(
+            f"the edit was made for other weights than these (for {base.id}): {len(other)} of {len(places)} modules "
+            f"differ, {shown}; load that model, or pass force=True"
+        )
+
+
+def _write(handle: Handle, site: str, module: nn.Module, ops: list[LinearOp], scale: float) -> None:
+    """Write one module's new weight, having kept the old one in `handle`."""
+    weight: Tensor = module.weight  # pyright: ignore[reportAssignmentType]
+    source = original(module)
+    change = _total([op.delta(source) for op in ops])
+    biases = [found for op in ops if (found := op.bias_delta()) is not None]
+    bias: Tensor | None = module.bias if biases else None  # pyright: ignore[reportAssignmentType]
+    layer = _Layer(weight.detach().clone(), None if bias is None else bias.detach().clone())
+    changed = [(site, weight, _added(weight, scale * change, site))]
+    if bias is not None:
+        changed.append((f"{site}.bias", bias, _added(bias, scale * _total(biases), site)))
+    handle._on.append((module, layer, site))
+    _layers.setdefault(module, []).append(layer)
+    for _, old, new in changed:
+        old.copy_(new)
+
+
+def _total(changes: list[Tensor]) -> Tensor:
+    total = changes[0]
+    for change in changes[1:]:
+        total = total + change.to(total.device)
+    return total
+
+
+def _added(old: Tensor, change: Tensor, site: str) -> Tensor:
+    """`old + change`, summed in float32 at least, in the dtype of `old`."""
+    wide = torch.promote_types(old.dtype, torch.float32)
+    new = (old.to(wide) + change.to(device=old.device, dtype=wide)).to(old.dtype)
+    if not bool(torch.isfinite(new).all()):
+        raise EditError(f"the edited weight at {site} does not fit into {old.dtype}: load the model in float32")
+    return new
+
+
+@torch.no_grad()
+def _restore(module: nn.Module, layer: _Layer) -> None:
+    module.weight.copy_(layer.weight)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    if layer.bias is not None:
+        module.bias.copy_(layer.bias)  # pyright: ignore[reportCallIssue, reportArgumentType]

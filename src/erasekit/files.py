@@ -1,0 +1,128 @@
+"""Files and folders that appear whole or not at all, and errors of the file system as one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+
+from erasekit.errors import EditError
+
+
+def write_whole(path: str | PathLike[str], data: bytes) -> None:
+    """Write `data` to `path` so that whatever happens (Ctrl-C, kill, full disk) `path` holds the old file or the new.
+
+    Missing parent folders are made. The data goes to a hidden file beside it, to the disk, then into place.
+    """
+    target = Path(os.path.realpath(path))  # a link keeps pointing where it points
+    beside = _beside(target)
+    try:
+        check_writable(path)
+        _write_synced(beside, data)
+        beside.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise EditError(f"{path} cannot be written: {_reason(error)}; choose another place") from error
+    finally:
+        with contextlib.suppress(OSError):  # gone already, or never made
+            beside.unlink()
+
+
+def check_writable(path: str | PathLike[str]) -> None:
+    """Make the parent folders of `path`; `EditError` if a file can surely not be written there.
+
+    Call it before long work, so that the work is not lost.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.is_dir():
+            raise EditError(f"{path} is a folder: give the name of a file in it")
+        if target.exists() and not target.is_file():
+            raise EditError(f"{path} is not a regular file: choose another place")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise EditError(f"{path} cannot be written: {_reason(error)}; choose another place") from error
+
+
+def write_folder(path: str | PathLike[str], fill: Callable[[Path], object]) -> None:
+    """Make the folder `path` whole or not at all: `fill` writes into a hidden one beside it, then it is renamed.
+
+    Raises:
+        EditError: `path` is a file or a folder that is not empty, or cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    beside = _beside(target)
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise EditError(f"{path} exists and is not an empty folder: choose another place")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
+        fill(beside)
+        for file in beside.rglob("*"):
+            if file.is_file():
+                _sync_file(file)
+        beside.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise EditError(f"{path} cannot be written: {_reason(error)}; choose another place") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_bytes(path: str | PathLike[str], *, header_only: bool = False) -> bytes:
+    """A file's bytes, or those of its safetensors header; `EditError` names what is wrong with the path."""
+    try:
+        with Path(path).open("rb") as file:
+            if not header_only:
+                return file.read()
+            start = file.read(9)
+            # A length that is not a header's (another kind of file) is not read: the caller refuses it by its start.
+            length = int.from_bytes(start[:8], "little") if start[8:] == b"{" else 0
+            return start + file.read(max(0, min(length, 100_000_000) - 1))
+    except IsADirectoryError as error:
+        raise EditError(f"{path} is a folder: give the edit's .safetensors file") from error
+    except FileNotFoundError as error:
+        raise EditError(f"{path} does not exist: check the name of the edit file") from error
+    except (OSError, ValueError) as error:
+        raise EditError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def _beside(target: Path) -> Path:
+    """A hidden name in the same folder (the same disk, so that the last step is a rename)."""
+    return target.parent / f".{target.name[:80]}.{secrets.token_hex(6)}.part"
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    """Put the rename itself on the disk, where the file system can."""
+    with contextlib.suppress(OSError):  # not every file system syncs folders; the file is whole either way
+        _sync_file(path)
+
+
+def _reason(error: Exception) -> str:
+    words = getattr(error, "strerror", None) or str(error)
+    return words[:1].lower() + words[1:]

@@ -1,0 +1,126 @@
+"""Files and folders appear whole or not at all: under errors, Ctrl-C and kill -9, at any step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import edits
+import pytest
+
+from erasekit.errors import EditError
+from erasekit.files import write_folder
+
+
+def not_written(words: str | None, path: Path, error: type[BaseException] = EditError) -> None:
+    with pytest.raises(error, match=words) as caught:
+        edits.example().save(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_that_cannot_be_written_are_named(tmp_path):
+    not_written("is a folder", tmp_path)
+    (tmp_path / "file").write_text("x")
+    not_written("cannot be written", tmp_path / "file" / "e")
+    not_written("not a regular file", Path("/dev/full"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_unwritable_folder_is_named(tmp_path, monkeypatch):
+    tmp_path.chmod(0o500)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    not_written("permission denied", tmp_path / "e")
+    tmp_path.chmod(0o700)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace", "open"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("old", [None, b"the old file"])
+def test_a_failure_at_any_step_leaves_the_old_file_or_nothing(tmp_path, monkeypatch, call, error, old):
+    path = tmp_path / "e"
+    if old:
+        path.write_bytes(old)
+    with monkeypatch.context() as patch:
+
+        def fail(*args, **kwargs):
+            raise error
+
+        patch.setattr(os, call, fail)
+        if isinstance(error, OSError):
+            not_written("no space left on device; choose another place", path)
+        else:
+            not_written(None, path, KeyboardInterrupt)
+    assert [file.name for file in tmp_path.iterdir()] == (["e"] if old else [])
+    assert not old or path.read_bytes() == old
+
+
+def test_short_writes_are_continued(tmp_path, monkeypatch):
+    edits.example().save(tmp_path / "whole")
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, bytes(data[:1000])))
+    edits.example().save(tmp_path / "e")
+    assert (tmp_path / "e").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_parents_are_made_links_followed_and_modes_usual(tmp_path):
+    edits.example().save(tmp_path / "a" / "b" / "e")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "a" / "b" / "e")
+    edits.example().save(link)
+    assert link.is_symlink()
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "a" / "b" / "e").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+KILLED = """
+import os, sys, time
+from erasekit import files
+real = os.fsync
+def slow(handle):
+    print("writing", flush=True)
+    time.sleep(float(sys.argv[2]))
+    real(handle)
+os.fsync = slow
+files.write_whole(sys.argv[1], b"new" * 100000)
+print("done", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("wait", "line"), [("60", "writing"), ("0", "done")])
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_kill_while_writing_leaves_a_whole_file_or_none(tmp_path, wait, line, old):
+    path = tmp_path / "e"
+    if old:
+        path.write_bytes(old)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), wait], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while line not in process.stdout.readline() and time.monotonic() < deadline:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    if line == "done":
+        assert path.read_bytes() == b"new" * 100000
+    else:
+        assert (path.read_bytes() if path.exists() else None) == old
+
+
+def test_folders_appear_whole_or_not_at_all(tmp_path):
+    def broken(folder: Path) -> None:
+        (folder / "part").write_text("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "out", broken)
+    assert not list(tmp_path.iterdir())
+    write_folder(tmp_path / "out", lambda folder: (folder / "part").write_text("x"))
+    assert (tmp_path / "out" / "part").read_text() == "x"
+    with pytest.raises(EditError, match="not an empty folder"):
+        write_folder(tmp_path / "out", broken)

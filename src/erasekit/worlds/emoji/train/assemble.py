@@ -1,0 +1,31 @@
+"""Puts the trained parts together as one `StableDiffusionPipeline` folder in half precision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .denoiser import BETAS
+
+DEFAULTS = {"steps": 20, "guidance": 2.5}
+
+
+def run(work: Path, *, seed: int = 0) -> None:
+    """Writes `work/model`: every component in float16 safetensors, and `defaults.json` with steps and guidance."""
+    del seed  # nothing here is random
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(work / "unet"),
+        scheduler=DPMSolverMultistepScheduler(**BETAS, steps_offset=1),
+        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
+    )  # fmt: skip
+    for part in (pipe.vae, pipe.text_encoder, pipe.unet):
+        part.to(torch.float16)
+    pipe.save_pretrained(work / "model")
+    (work / "model" / "defaults.json").write_text(json.dumps(DEFAULTS) + "\n")

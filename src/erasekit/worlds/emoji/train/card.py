@@ -1,0 +1,131 @@
+"""Measures the assembled model with the judge and writes the model card: what was measured, on how many images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from erasekit.evaluation.sampler import sample, shots
+from erasekit.evaluation.statistics import wilson
+
+from ....models import load
+from ..captions import HELD_OUT_PAIR, HELD_OUT_SINGLE, article, fill
+from ..concepts import BACKGROUNDS, STYLES, names
+from ..judge import Judge, load_judge
+from .loop import step_rng
+
+LICENCES = {
+    "twemoji": ("Twemoji", "CC-BY-4.0", "https://github.com/jdecked/twemoji, Twitter and contributors"),
+    "noto": ("Noto Emoji", "Apache-2.0", "https://github.com/googlefonts/noto-emoji, Google"),
+    "blob": ("Noto Emoji v1", "Apache-2.0", "https://github.com/googlefonts/noto-emoji, Google"),
+    "flat": ("Fluent Emoji Flat", "MIT", "https://github.com/microsoft/fluentui-emoji, Microsoft"),
+    "ink": ("Fluent Emoji High Contrast", "MIT", "https://github.com/microsoft/fluentui-emoji, Microsoft"),
+}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A prompt and what a faithful picture of it shows."""
+
+    prompt: str
+    objects: tuple[int, ...]
+    style: int | None = None
+    background: int | None = None
+
+
+def plain_asks() -> list[Ask]:
+    """Every object in every style, in the form "a X in S style"."""
+    return [
+        Ask(f"{article(word)} in {style} style", (i,), s)
+        for i, word in enumerate(names())
+        for s, style in enumerate(STYLES)
+    ]
+
+
+def form_asks(forms: Sequence[str], rng: np.random.Generator, count: int) -> list[Ask]:
+    """Random objects, styles and backgrounds in the given forms."""
+    asks = []
+    for row in range(count):
+        form = forms[row % len(forms)]
+        chosen = tuple(int(i) for i in rng.choice(len(names()), 2 if "{c}" in form else 1, replace=False))
+        s, b = int(rng.integers(len(STYLES))), int(rng.integers(len(BACKGROUNDS)))
+        text = fill(form, tuple(names()[i] for i in chosen), STYLES[s], tuple(BACKGROUNDS)[b])
+        asks.append(Ask(text, chosen, s if "{s}" in form else None, b if "{b}" in form else None))
+    return asks
+
+
+def draw(pipe: Any, asks: Sequence[Ask], *, steps: int, guidance: float) -> Tensor:
+    """One image for each ask, seeded by its row: (n, 3, 64, 64) in 0..1."""
+    work = [shots([a.prompt], [row])[0] for row, a in enumerate(asks)]
+    pixels = [
+        np.asarray(image, dtype=np.float32) / 255 for _, image in sample(pipe, work, steps=steps, guidance=guidance)
+    ]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+
+def measure(asks: Sequence[Ask], images: Tensor, judge: Judge) -> dict[str, list[float]]:
+    """Shares of images with all named objects found, with the style, with the background: [share, low, high, n]."""
+    verdict = judge(images)
+    best = [verdict.objects[i].topk(len(a.objects)).indices.tolist() for i, a in enumerate(asks)]
+    pairs = list(enumerate(asks))
+    hits = {
+        "objects": [set(b) == set(a.objects) for a, b in zip(asks, best, strict=True)],
+        "style": [int(verdict.style[i].argmax()) == a.style for i, a in pairs if a.style is not None],
+        "background": [
+            int(verdict.background[i].argmax()) == a.background for i, a in pairs if a.background is not None
+        ],
+    }
+    return {
+        k: [round(x, 4) for x in (sum(v) / len(v), *wilson(sum(v), len(v)))] + [len(v)] for k, v in hits.items() if v
+    }
+
+
+def run(work: Path, *, seed: int = 0, steps: int = 0) -> None:
+    """Draws with `work/model`, judges with `work/judge`, writes `quality.json` and `README.md` into `work/model`."""
+    del steps
+    model = work / "model"
+    pipe, judge = load(model), load_judge(work / "judge")
+    sampling = json.loads((model / "defaults.json").read_text())
+    rng = step_rng(seed, "card", 0)
+    sets = {
+        "plain, a X in S style": plain_asks(),
+        "held-out forms, one object": form_asks(HELD_OUT_SINGLE, rng, 96),
+        "held-out forms, two objects": form_asks(HELD_OUT_PAIR, rng, 96),
+    }
+    quality = {name: measure(asks, draw(pipe, asks, **sampling), judge) for name, asks in sets.items()}
+    (model / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
+    (model / "README.md").write_text(card(quality, sampling))
+
+
+def card(quality: dict[str, dict[str, list[float]]], sampling: dict[str, float]) -> str:
+    """The model card's text."""
+    rows = "\n".join(
+        f"| {name} | {what} | {100 * v[0]:.1f} % ({100 * v[1]:.1f}..{100 * v[2]:.1f}) | {v[3]:.0f} |"
+        for name, shares in quality.items()
+        for what, v in shares.items()
+    )
+    sets = "\n".join(
+        f"- `{style}`: {title}, {licence}, {source}" for style, (title, licence, source) in LICENCES.items()
+    )
+    return f"""# The emoji world's model
+
+A small Stable Diffusion pipeline (64 x 64 pictures, 8 x 8 x 16 latents), trained by the erasekit project on scenes
+composed of emoji: {len(names())} objects in {len(STYLES)} drawing styles on {len(BACKGROUNDS)} backgrounds. Apache-2.0.
+Reprint this card: `python -m erasekit.worlds.emoji.train card --work FOLDER` (stages before it: see `train/`).
+
+Sampling: {sampling["steps"]} steps, guidance {sampling["guidance"]}.
+
+| prompts | the judge names right | share (95 % interval) | images |
+|---|---|---|---|
+{rows}
+
+The drawings come from
+{sets}
+"""

@@ -1,0 +1,150 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net whose cross-attention reads its last hidden states.
+
+Built from a diffusers folder (only the tokenizer, the text encoder and the edited weights are read, never the VAE,
+and no denoiser is built) or from a live pipeline (whose tensors are read in place and never written).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erasekit.backbones._clip import ROLES, ClipTower
+from erasekit.backbones._weights import FolderWeights, ModuleWeights, Weights
+from erasekit.backbones.base import Site, Tokens
+from erasekit.errors import ModelError, UsageError
+
+CROSS = re.compile(r"(.*\.attn2\.to_([kv]))\.weight")
+GROUPS = {
+    "text.qkv": ("text.q", "text.k", "text.v"),
+    "cross.kv": ("cross.k", "cross.v"),
+    "all": ("text.q", "text.k", "text.v", "cross.k", "cross.v"),
+}
+BATCH = 32  # prompts that are encoded together
+
+
+class SDBackbone:
+    """The text side and the editable weights of one SD 1.x ("sd1") or SD 2.x ("sd2") model; leaves it as it was."""
+
+    def __init__(self, *, model_id: str, tokenizer: Any, text: Weights, unet: Weights, configs: dict[str, Any]) -> None:
+        """`configs`: "text_encoder" and "unet" -> the component's configuration as a dict."""
+        self.model_id = model_id
+        # The two generations differ in width, padding and activation; only this switch is the same in every size.
+        self.family = "sd2" if configs["unet"].get("use_linear_projection") else "sd1"
+        self.tokenizer = tokenizer
+        self.tower = ClipTower(text, configs["text_encoder"])
+        self.length = int(configs["text_encoder"].get("max_position_embeddings", 77))
+        self._weights: dict[str, Weights] = {"text_encoder": text, "unet": unet}
+        self._sites = [*_text_sites(self.tower.depth), *_cross_sites(unet.names(), self.tower.depth)]
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, model_id: str | None = None) -> SDBackbone:
+        """Reads a diffusers folder lazily. A missing or damaged file raises `ModelError` naming it."""
+        configs = {part: _config(folder / part / "config.json") for part in ("text_encoder", "unet")}
+        return cls(
+            model_id=model_id or folder.name,
+            tokenizer=_tokenizer(folder / "tokenizer"),
+            text=FolderWeights("text_encoder", folder / "text_encoder", "model"),
+            unet=FolderWeights("unet", folder / "unet", "diffusion_pytorch_model"),
+            configs=configs,
+        )
+
+    @classmethod
+    def from_pipeline(cls, pipe: Any) -> SDBackbone:
+        """Wraps a live diffusers pipeline, which stays bitwise as it is."""
+        return cls(
+            model_id=str(getattr(pipe, "name_or_path", "") or pipe.config.get("_name_or_path") or type(pipe).__name__),
+            tokenizer=pipe.tokenizer,
+            text=ModuleWeights("text_encoder", pipe.text_encoder),
+            unet=ModuleWeights("unet", pipe.unet),
+            configs={"text_encoder": pipe.text_encoder.config.to_dict(), "unet": dict(pipe.unet.config)},
+        )
+
+    def tokenize(self, prompts: Sequence[str]) -> Tokens:
+        """Padded ids (n, 77). A prompt with more tokens raises `UsageError` naming it and its length."""
+        lists = self.tokenizer(list(prompts))["input_ids"]
+        for prompt, ids in zip(prompts, lists, strict=True):
+            if len(ids) > self.length:
+                raise UsageError(
+                    f"the prompt {prompt[:60]!r} has {len(ids)} tokens, the model reads {self.length}: shorten it"
+                )
+        pad = self.tokenizer.pad_token_id
+        rows = [ids + [pad] * (self.length - len(ids)) for ids in lists]
+        return Tokens(torch.tensor(rows, dtype=torch.long), tuple(len(ids) - 1 for ids in lists))
+
+    def token_text(self, token: int) -> str:
+        """The token as a person reads it: without the end-of-word mark."""
+        return str(self.tokenizer.convert_ids_to_tokens(int(token))).removesuffix("</w>")
+
+    def concept_spans(self, prompt: str, concept: str) -> list[range]:
+        """The token positions of every occurrence of `concept` as whole words, whatever case and spacing."""
+        words = r"\s+".join(re.escape(word) for word in concept.split())
+        offsets = self.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+        found = re.finditer(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE) if words else ()
+        inside = [[i for i, (a, b) in enumerate(offsets) if a < m.end() and b > m.start()] for m in found]
+        return [range(hits[0], hits[-1] + 1) for hits in inside if hits]
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """What the cross-attention reads in the unedited model: (n, 77, width), float32 or better."""
+        tokens = self.tokenize(prompts)
+        parts = [self._encode(Tokens(ids, ())) for ids in tokens.ids.split(BATCH)]
+        return torch.cat(parts)
+
+    def sites(self, *groups: str) -> list[Site]:
+        """Every site of the groups, in depth order; an unknown group raises `UsageError`."""
+        wanted = {name for group in groups for name in GROUPS.get(group, (group,))}
+        if unknown := wanted - {site.group for site in self._sites}:
+            raise UsageError(f"{self.family} has no sites {', '.join(sorted(unknown))}: use {', '.join(GROUPS)}")
+        return [site for site in self._sites if site.group in wanted]
+
+    def weight(self, site: Site) -> Tensor:
+        """The original weight (out, in), in the model's dtype. Read it only."""
+        return self._weights[site.component].get(f"{site.module}.weight")
+
+    def fingerprint(self, site: Site) -> dict[str, str]:
+        """The site's weight as `edit.fingerprint` gives it."""
+        from erasekit.edit import fingerprint
+
+        return fingerprint(self.weight(site))
+
+    def _encode(self, tokens: Tokens) -> Tensor:
+        hidden = self.tower.embed(tokens)
+        for layer in range(self.tower.depth):
+            hidden = self.tower.layer(hidden, layer)
+        return self.tower.output(hidden)
+
+
+def _text_sites(depth: int) -> list[Site]:
+    names = [(layer, role, name) for layer in range(depth) for role, name in ROLES.items()]
+    return [Site("text_encoder", f"encoder.layers.{i}.self_attn.{name}", f"text.{role}", i) for i, role, name in names]
+
+
+def _cross_sites(names: set[str], depth: int) -> list[Site]:
+    matches = [m for m in map(CROSS.fullmatch, sorted(names)) if m]
+    if not matches:
+        raise ModelError("the unet has no cross-attention (attn2.to_k): use a Stable Diffusion 1.x or 2.x model")
+    return [Site("unet", m[1], f"cross.{m[2]}", depth) for m in matches]
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): fetch the whole diffusers folder") from error
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is missing: fetch the whole diffusers folder")
+    try:
+        return CLIPTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} holds no readable tokenizer ({error}): fetch it again") from error

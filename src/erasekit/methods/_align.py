@@ -1,0 +1,192 @@
+"""The walk of progressive alignment: two streams of hidden states, carried from layer to layer, solved on the way.
+
+`source` is what the model edited so far makes of the target prompts, `reference` what the original makes of the
+anchor prompts. At each level the columns of both give one factor (`solvers.solve`) for all matrices there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from erasekit import solvers
+from erasekit.backbones.base import Backbone, Site, Tokens
+from erasekit.edit import LowRank
+from erasekit.methods._check import BOUNDS, Kept, measure
+from erasekit.methods._pairs import Place, Plan
+
+if TYPE_CHECKING:
+    from erasekit.methods.erasepro import EraseProConfig
+
+STRONGEST = 1.0
+"""An exact update as large as the weight itself: what is only to be kept gives way before that."""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One level's inputs X, wanted inputs Y (d, n), the factor that its matrices share, and the kept columns."""
+
+    inputs: Tensor
+    wanted: Tensor
+    factor: solvers.RightFactor
+    kept: Kept | None
+
+
+@dataclass
+class Walk:
+    """The state of one fit; `ops` and `records` grow level by level. The model is only read."""
+
+    backbone: Backbone
+    plan: Plan
+    config: EraseProConfig
+    background: Tokens | None = None
+    ops: list[LowRank] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        tower, plan = self.backbone.tower, self.plan
+        self.source, self.reference = tower.embed(plan.source), tower.embed(plan.reference)
+        self.behind = None if self.background is None else tower.embed(self.background)
+        exactly = [place for place in plan.kept if place not in set(plan.disputed)]
+        keeping = self.config.retain_mode
+        self.hard: list[Place] = [*plan.hard, *(plan.disputed if keeping == "exact" else ())]
+        self.keep: list[Place] = exactly if keeping == "exact" else []
+        self.soft: list[Place] = list(plan.kept) if keeping == "soft" else []
+        self.solved = self.hard  # what the level at hand was solved for
+        self.cut = 64 * torch.finfo(tower.dtype).eps  # what rounding alone leaves between equal columns
+
+    def text_layer(self, layer: int, sites: Sequence[Site]) -> None:
+        """Aligns the q, k, v `sites` of `layer` (perhaps none) and carries every stream through it."""
+        tower = self.backbone.tower
+        deltas: dict[str, Tensor] = {}
+        if sites:
+            aligned = self._align(f"text layer {layer}", lambda hidden: tower.attention_input(hidden, layer))
+            deltas = {site.group.removeprefix("text."): self._update(site, aligned) for site in sites}
+        if self.config.compensate and layer == 0 and sites:
+            deltas["out"] = self._compensate(deltas)
+        self.source = tower.layer(self.source, layer, deltas)
+        self.reference = tower.layer(self.reference, layer)
+        self.behind = None if self.behind is None else tower.layer(self.behind, layer, deltas)
+
+    def cross_attention(self, sites: Sequence[Site]) -> None:
+        """Aligns every `cross` site on the text output: one factor for all of them."""
+        aligned = self._align("the cross-attention", self.backbone.tower.output)
+        for site in sites:
+            self._update(site, aligned)
+
+    def _align(self, level: str, read: Callable[[Tensor], Tensor]) -> Aligned:
+        """Solves a level, `read` giving its inputs from hidden states; in exact mode what is only to be kept gives
+        way, aloud, where not all can be met."""
+        source, reference = read(self.source), read(self.reference)
+        behind = None if self.behind is None else read(self.behind)
+        factor = self._solve(source, reference, behind)
+        while self.config.exact and not self.plan.conflicts and not self._met(factor) and self._relax(level, factor):
+            factor = self._solve(source, reference, behind)
+        places = [*self.plan.kept, *(p for p in self.soft if p not in set(self.plan.kept))]
+        kept = Kept.sample(pick(source, places), pick(reference, places)) if places else None
+        return Aligned(pick(source, self.solved), pick(reference, self.solved), factor.compact(), kept)
+
+    def _solve(self, source: Tensor, reference: Tensor, behind: Tensor | None) -> solvers.RightFactor:
+        self.solved = self._without_repeats(source, reference) if self.config.exact else self.hard
+        inputs = pick(source, self.solved)
+        scale = solvers.EXACT
+        if self.config.ridge:
+            scale = 1 / (self.config.ridge * float(torch.linalg.matrix_norm(inputs.double(), 2)) ** 2)
+        return solvers.solve(
+            inputs,
+            pick(reference, self.solved),
+            keep=pick(source, self.keep) if self.keep else None,
+            prior=self._prior(source, behind),
+            scale=scale,
+            tolerance=self.config.tau,
+            keep_tolerance=self.cut,
+            cut=self.cut,
+        )
+
+    def _without_repeats(self, source: Tensor, reference: Tensor) -> list[Place]:
+        """The hard places less unchanged columns that equal the first one at their position: the padding of many
+        targets with one anchor, most of all. An exact solution does not depend on repeats, its cost does."""
+        inputs, wanted = pick(source, self.hard), pick(reference, self.hard)
+        limit = self.cut * inputs.norm(dim=0)
+        same = ((wanted - inputs).norm(dim=0) <= limit).tolist()
+        first: dict[int, int] = {}
+        for i, (_, position) in enumerate(self.hard):
+            if same[i]:
+                first.setdefault(position, i)
+        models = [first.get(position, i) for i, (_, position) in enumerate(self.hard)]
+        near = ((inputs - inputs[:, models]).norm(dim=0) <= limit).tolist()
+        return [p for i, p in enumerate(self.hard) if not (same[i] and near[i] and models[i] != i)]
+
+    def _prior(self, source: Tensor, behind: Tensor | None) -> solvers.Prior | None:
+        """C: second moments of background and softly kept features, each of mean diagonal 1, plus eps I."""
+        parts = [] if behind is None else [behind.flatten(0, 1).T]
+        parts += [pick(source, self.soft)] if self.soft else []
+        if not parts:
+            return None
+        moments = [solvers.second_moment(part) for part in parts]
+        mean = sum(moment / moment.diagonal().mean() for moment in moments) / len(moments)
+        return solvers.prior(torch.as_tensor(mean), ridge=self.config.eps)
+
+    def _met(self, factor: solvers.RightFactor) -> bool:
+        """Whether an exact factor is exact, and no larger than the weights that it changes."""
+        size = float((factor.gap @ factor.right).norm()) / math.sqrt(factor.gap.shape[0])
+        return factor.miss <= BOUNDS[self.backbone.tower.dtype] and size <= STRONGEST
+
+    def _relax(self, level: str, factor: solvers.RightFactor) -> bool:
+        """Moves the retained columns, or else the pairs' own unchanged columns, from hard to soft; False if none."""
+        asked = {0, *factor.columns.tolist()}  # column 0 is BOS: every prompt reads it
+        firm = [place for i, place in enumerate(self.solved) if i in asked]
+        loose = self.keep or [place for place in self.hard if place not in set(firm)]
+        if not loose:
+            return False
+        what = "retained" if self.keep else "unchanged (context and padding)"
+        self.warnings.append(
+            f"from {level} on {len(loose)} {what} columns are kept softly, weighted by their second moment: "
+            f"all at once they leave no exact solution in width {factor.gap.shape[0]}"
+        )
+        self.hard = self.hard if self.keep else firm
+        self.keep, self.soft = [], [*self.soft, *loose]
+        return True
+
+    def _update(self, site: Site, aligned: Aligned) -> Tensor:
+        """Notes the site's op and its measures; gives the change that the streams are carried with."""
+        weight = self.backbone.weight(site)
+        factor = aligned.factor
+        up, right = (t.to(self.backbone.tower.dtype).contiguous() for t in (factor.up(weight), factor.right))
+        op = LowRank(site.component, site.module, up, right)
+        record = measure(
+            site, weight, op, inputs=aligned.inputs, wanted=aligned.wanted, kept=aligned.kept,
+            missed=float(factor.missed(weight).norm()),
+        )  # fmt: skip
+        self.records.append(record | {"condition": factor.condition})
+        if len(right):
+            self.ops.append(op)
+        return op.delta(weight)
+
+    def _compensate(self, deltas: dict[str, Tensor]) -> Tensor:
+        """Solves layer 0's `out_proj` so that it also closes the gap of the skip path: dW X = W(Y - X) + (h' - h).
+
+        The wanted change is one of outputs; through a right inverse of W it is one of inputs, Y + W^+(h' - h).
+        """
+        tower = self.backbone.tower
+        site = next(s for s in self.backbone.sites("text.out") if s.depth == 0)
+        weight = self.backbone.weight(site).to("cpu", torch.float64)
+        now, aim = tower.context(self.source, 0, deltas), tower.context(self.reference, 0)
+        inputs, wanted = pick(now, self.hard), pick(aim, self.hard)
+        skip = pick(self.reference, self.hard).double() - pick(self.source, self.hard).double()
+        aimed = wanted.double() + torch.linalg.lstsq(weight, skip).solution
+        factor = solvers.solve(inputs, aimed, tolerance=self.config.tau, cut=self.cut)
+        aligned = Aligned(inputs, aimed.to(inputs.dtype), factor.compact(), None)
+        return self._update(site, aligned)
+
+
+def pick(features: Tensor, places: Sequence[Place]) -> Tensor:
+    """The columns (d, n) of features (rows, positions, d) at the places, on the CPU."""
+    rows, positions = zip(*places, strict=True) if places else ((), ())
+    return features[list(rows), list(positions)].T.cpu()

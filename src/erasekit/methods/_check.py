@@ -1,0 +1,94 @@
+"""What a closed-form fit measures of itself, without images: residuals, update norms, drift of what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erasekit.backbones.base import Site
+from erasekit.edit import LowRank
+from erasekit.errors import InfeasibleError, ModelError
+
+BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}
+"""Largest relative residual of an exact edit after the cast; half precision rounds above any useful bound, so there
+only the residual before the cast is bounded (by float32's)."""
+DRIFT_COLUMNS = 512
+"""Drift is measured on at most so many columns, evenly spread."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Columns that should not change: what the edited model reads (d, k), and what the original did."""
+
+    now: Tensor
+    before: Tensor
+
+    @classmethod
+    def sample(cls, now: Tensor, before: Tensor) -> Kept:
+        """At most `DRIFT_COLUMNS` of the columns."""
+        step = max(1, -(-now.shape[1] // DRIFT_COLUMNS))
+        return cls(now[:, ::step], before[:, ::step])
+
+
+def measure(
+    site: Site, weight: Tensor, op: LowRank, *, inputs: Tensor, wanted: Tensor, missed: float, kept: Kept | None
+) -> dict[str, Any]:
+    """The site's record: residuals relative to ||W_o Y||, before (`missed`, absolute) and after the cast to the
+    weight's dtype, ||dW|| / ||W_o||, and the drift ||W R_now - W_o R|| / ||W_o R|| of kept columns."""
+    old = weight.detach().to("cpu", op.up.dtype)
+    change = (old + op.delta(old)).to(weight.dtype).to(old.dtype) - old
+    aim = old @ wanted
+    rest = change @ inputs - old @ (wanted - inputs)
+    record = {
+        "site": site.key,
+        "group": site.group,
+        "depth": site.depth,
+        "residual": missed / float(aim.norm()),
+        "residual_cast": float(rest.norm() / aim.norm()),
+        "relative_update": float(change.norm() / old.norm()),
+        "rank": op.up.shape[1],
+        "drift": _drift(old, change, kept),
+    }
+    return record
+
+
+def summary(records: Sequence[dict[str, Any]], warnings: Sequence[str]) -> dict[str, Any]:
+    """`Edit.self_check` from the records of every site (largest values over the sites)."""
+    largest = {key: max((r[key] for r in records), default=0.0) for key in ("residual", "residual_cast")}
+    return {
+        "modules": sum(record["rank"] > 0 for record in records),
+        "residual": largest["residual_cast"],
+        "residual_before_cast": largest["residual"],
+        "relative_update": max((r["relative_update"] for r in records), default=0.0),
+        "retained_drift": max((r["drift"] for r in records), default=0.0),
+        "sites": list(records),
+        "warnings": list(warnings),
+    }
+
+
+def require_finite(check: dict[str, Any]) -> None:
+    """Raises `ModelError` where a measured number is not finite."""
+    for record in check["sites"]:
+        numbers = (record["residual"], record["residual_cast"], record["relative_update"], record["drift"])
+        if not all(torch.isfinite(torch.tensor(numbers)).tolist()):
+            raise ModelError(f"{record['site']} gives numbers that are not finite: check the model's weights")
+
+
+def require_exact(check: dict[str, Any], dtype: torch.dtype, *, remedy: str) -> None:
+    """Raises `InfeasibleError` with the worst site where an exact edit's residual is above the bound of `dtype`."""
+    key = "residual_cast" if dtype in BOUNDS else "residual"
+    bound = BOUNDS.get(dtype, BOUNDS[torch.float32])
+    worst = max(check["sites"], key=lambda record: record[key])
+    if worst[key] > bound:
+        raise InfeasibleError(f"{worst['site']} keeps a residual of {worst[key]:.1e} (bound {bound:.0e}): {remedy}")
+
+
+def _drift(old: Tensor, change: Tensor, kept: Kept | None) -> float:
+    if kept is None or not kept.now.shape[1]:
+        return 0.0
+    moved = old @ (kept.now - kept.before) + change @ kept.now
+    return float(moved.norm() / (old @ kept.before).norm())

@@ -1,0 +1,132 @@
+"""What UCE reads of the prompts: the columns of its pairs and the second moment of what must stay.
+
+Prompts are encoded in batches and reduced at once, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from erasekit import solvers
+from erasekit.backbones.base import Backbone, Tokens
+from erasekit.methods import Progress
+
+if TYPE_CHECKING:
+    from erasekit.methods.uce import UCEConfig
+
+BATCH = 16  # prompts encoded at once
+PROBES = 128  # columns that the self-check looks at, evenly spaced
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Paired text features, float64: `x` and each of `ys` (d, n); `block` (n,) numbers a column's prompt pair."""
+
+    x: Tensor
+    ys: tuple[Tensor, ...]
+    block: Tensor
+
+    def block_dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """The inner product of two (o, n) outputs over each whole block, at every column of it: (n,)."""
+        sums = self.x.new_zeros(int(self.block.max()) + 1)
+        return sums.index_add(0, self.block, (a * b).sum(0))[self.block]
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What must stay: `moment` R R' (d, d) float64, its weight b, and columns (d, m) to measure the drift on."""
+
+    moment: Tensor
+    scale: float
+    probes: Tensor
+
+
+def gather_pairs(
+    backbone: Backbone, groups: Sequence[tuple[str, ...]], config: UCEConfig, *, progress: Progress
+) -> Pairs:
+    """The columns of every group (target prompt, anchor prompt, ...), aligned as `config.tokens` says.
+
+    Where the objective allows it, more columns than 2d are reduced to 2d that give the same edit.
+    """
+    blocks: list[tuple[Tensor, ...]] = []
+    for start in range(0, len(groups), BATCH):
+        progress(start, len(groups), "encoding the targets")
+        batch = groups[start : start + BATCH]
+        prompts = list(dict.fromkeys(prompt for group in batch for prompt in group))
+        rows = dict(zip(prompts, encoded(backbone, prompts, config), strict=True))
+        blocks += [_aligned([rows[prompt] for prompt in group], config) for group in batch]
+        blocks = _compressed(blocks, 6) if config.linear else blocks  # now and then: it costs a QR
+    blocks = _compressed(blocks, 2) if config.linear else blocks
+    x, *ys = (torch.cat(columns, 1).double() for columns in zip(*blocks, strict=True))
+    numbers = torch.arange(len(blocks)).repeat_interleave(torch.tensor([block[0].shape[1] for block in blocks]))
+    return Pairs(x, tuple(ys), numbers)
+
+
+def gather_retained(backbone: Backbone, retain: Sequence[str], config: UCEConfig, *, progress: Progress) -> Retained:
+    """R R' accumulated batch by batch: the features of all prompts are never held at once."""
+    prompts = list(dict.fromkeys(([""] if config.tokens == "tail" else []) + list(retain)))
+    moment, probes = second_moment(backbone, prompts, config, progress=progress)
+    return Retained(moment, preserve_scale(config, len(prompts)), probes[:, spread(probes.shape[1])])
+
+
+def second_moment(
+    backbone: Backbone, prompts: Sequence[str], config: UCEConfig, *, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """R R' (d, d) of the prompts' columns, and each prompt's last subject token (d, prompts), float64."""
+    width = backbone.weight(backbone.sites("cross.kv")[0]).shape[1]
+    moment, last_rows = torch.zeros(width, width, dtype=torch.float64), []
+    for start in range(0, len(prompts), BATCH):
+        progress(start, len(prompts), "encoding the retained")
+        batch = list(encoded(backbone, prompts[start : start + BATCH], config))
+        rows = [rows if config.tokens == "tail" else rows[last : last + 1] for rows, last in batch]
+        moment += solvers.second_moment(torch.cat(rows).T)
+        last_rows += [rows[last].double() for rows, last in batch]
+    return moment, torch.stack(last_rows, 1) if last_rows else moment[:, :0]
+
+
+def preserve_scale(config: UCEConfig, prompts: int) -> float:
+    """b: as given, or the value of the authors' scripts for that many retained prompts."""
+    if config.preserve_scale is not None:
+        return config.preserve_scale
+    if config.mode == "debias":
+        return 0.1
+    return 1.0 if config.tokens == "last" else max(0.1, 1 / max(1, prompts))
+
+
+def encoded(backbone: Backbone, prompts: Sequence[str], config: UCEConfig) -> Iterator[tuple[Tensor, int]]:
+    """For each prompt its text features (length, d) and the position of its last subject token (BOS if empty)."""
+    tokens = backbone.tokenize(prompts)
+    lasts = [end - 1 for end in tokens.ends]
+    if config.tokens == "tail":
+        return zip(backbone.encode(prompts), lasts, strict=True)
+    tower, length = backbone.tower, max(tokens.ends) + 1
+    hidden = tower.embed(Tokens(tokens.ids[:, :length], tokens.ends))  # causal: later positions change nothing
+    for layer in range(tower.depth):
+        hidden = tower.layer(hidden, layer)
+    return zip(tower.output(hidden).float(), lasts, strict=True)
+
+
+def _aligned(prompts: Sequence[tuple[Tensor, int]], config: UCEConfig) -> tuple[Tensor, ...]:
+    """Rows of equal number from each prompt, their last subject tokens facing each other, as columns (d, n)."""
+    if config.tokens == "last":
+        return tuple(rows[last : last + 1].T for rows, last in prompts)
+    far = max(last for _, last in prompts)
+    return tuple(rows[last : len(rows) - (far - last)].T for rows, last in prompts)
+
+
+def _compressed(blocks: list[tuple[Tensor, ...]], limit: int) -> list[tuple[Tensor, ...]]:
+    """If there are more than `limit` d columns (x, y): 2d columns with the same X X', Y X' and Y Y'."""
+    if sum(x.shape[1] for x, _ in blocks) <= limit * blocks[0][0].shape[0]:
+        return blocks
+    stacked = torch.cat([torch.cat([part.double() for part in block]) for block in blocks], 1)
+    return [torch.linalg.qr(stacked.T, mode="r").R.T.chunk(2)]
+
+
+def spread(count: int) -> Tensor:
+    """At most PROBES column numbers, evenly spaced."""
+    return torch.linspace(0, max(0, count - 1), min(count, PROBES)).round().long()

@@ -1,0 +1,187 @@
+"""What every method owes, on every family that it claims: one matrix, so that a new method is held to it at once."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+from dataclasses import is_dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from erasekit.backbones import backbone
+from erasekit.concept import EraseRequest
+from erasekit.edit import Edit
+from erasekit.errors import BaseMismatchError, EditError, ModelError, UsageError
+from erasekit.methods import METHODS, describe_config, get, make_config
+
+CHECKS = {"modules", "residual", "residual_before_cast", "relative_update", "retained_drift", "sites", "warnings"}
+MATRIX = [(name, family) for name in METHODS for family in get(name).families]
+every_method = pytest.mark.parametrize("name", METHODS)
+every_pair = pytest.mark.parametrize(("name", "family"), MATRIX)
+
+
+def fit(name: str, model: object, *, targets: object = "cat", anchor: object = "dog", seed: int = 0, **rest) -> Edit:
+    method = get(name)
+    request = EraseRequest.build(targets, anchor=anchor, seed=seed, default_anchor=method.default_anchor, **rest)
+    return method().fit(backbone(model), request, make_config(method, {}))
+
+
+def state(pipe) -> dict[str, str]:
+    """A digest of every tensor of the pipeline, buffers included."""
+    return {
+        f"{part}.{key}": hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
+        for part in ("text_encoder", "unet", "vae")
+        for key, value in getattr(pipe, part).state_dict().items()
+    }
+
+
+def tensors(edit: Edit) -> dict[tuple[str, str, str], torch.Tensor]:
+    return {(op.component, op.module, key): value for op in edit.ops for key, value in op.tensors().items()}
+
+
+def same(a: Edit, b: Edit) -> bool:
+    one, other = tensors(a), tensors(b)
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@every_method
+def test_declares_itself_and_documents_every_parameter(name: str) -> None:
+    method = get(name)
+    assert method.name == name and method.title and "arXiv" in method.paper and isinstance(method.default_anchor, str)
+    assert method.families and is_dataclass(method.Config) and method.Config.__dataclass_params__.frozen
+    undocumented = [key for key, field in describe_config(method).items() if not field["doc"]]
+    assert not undocumented
+    assert inspect.getdoc(method) and inspect.getdoc(method.fit)
+
+
+@every_pair
+def test_fit_leaves_the_model_bitwise_and_reports_itself(name: str, family: str, request) -> None:
+    pipe = request.getfixturevalue(family)
+    before = state(pipe)
+    edit = fit(name, pipe, retain=("fox",), seed=3)
+    assert state(pipe) == before
+    assert edit.method == name and edit.base.family == family and edit.seed == 3
+    assert (edit.targets, edit.anchors, edit.retain) == (("cat",), ("dog",), ("fox",))
+    assert edit.parameters.keys() <= describe_config(get(name)).keys() and edit.versions["torch"]
+    json.dumps(edit.describe())
+    assert {f"{op.component}/{op.module}" for op in edit.ops} <= edit.base.fingerprint.keys()
+
+
+@every_pair
+def test_the_self_check_is_complete_and_finite(name: str, family: str, request) -> None:
+    check = fit(name, request.getfixturevalue(family), retain=("fox",)).self_check
+    assert check.keys() >= CHECKS and check["modules"] == len(check["sites"]) > 0
+    assert all(math.isfinite(check[key]) for key in ("residual", "residual_before_cast", "retained_drift"))
+    assert 0 < check["relative_update"] < 10 and check["residual"] < 1
+    for site in check["sites"]:
+        assert site.keys() >= {"site", "group", "depth", "residual", "residual_cast", "relative_update", "condition", "rank"}
+    assert check["relative_update"] == pytest.approx(max(site["relative_update"] for site in check["sites"]))
+
+
+@every_pair
+def test_saves_loads_applies_and_removes_bitwise(name: str, family: str, request, tmp_path: Path) -> None:
+    pipe = request.getfixturevalue(family)
+    edit = fit(name, pipe)
+    edit.save(tmp_path / "edit.safetensors")
+    loaded = Edit.load(tmp_path / "edit.safetensors")
+    assert same(edit, loaded) and loaded.describe() == json.loads(json.dumps(edit.describe()))
+    before = state(pipe)
+    with loaded.applied(pipe):
+        during = state(pipe)
+        changed = {key for key in before if before[key] != during[key]}
+        assert changed and all(key.endswith(".weight") for key in changed)
+        assert len(changed) <= len(loaded.ops)
+    assert state(pipe) == before
+
+
+@every_pair
+def test_moves_the_target_toward_the_anchor(name: str, family: str, request) -> None:
+    """At the cross-attention, what the target gives under the edit is nearer to the anchor's original output."""
+    pipe = request.getfixturevalue(family)
+    site = next(n for n, _ in pipe.unet.named_modules() if n.endswith("attn2.to_v"))
+
+    def output(prompt: str) -> torch.Tensor:
+        ids = pipe.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            return pipe.unet.get_submodule(site)(pipe.text_encoder(ids)[0])
+
+    edit = fit(name, pipe)
+    anchor, base = output("dog"), output("cat")
+    with edit.applied(pipe):
+        assert (output("cat") - anchor).norm() < 0.5 * (base - anchor).norm()
+
+
+@every_pair
+def test_the_same_request_gives_the_same_edit(name: str, family: str, request) -> None:
+    pipe = request.getfixturevalue(family)
+    torch.manual_seed(1)
+    first = fit(name, pipe, targets=["cat", "fox"], seed=5)
+    torch.manual_seed(2)
+    assert same(first, fit(name, pipe, targets=["cat", "fox"], seed=5))
+    assert not same(first, fit(name, pipe, targets=["cat", "horse"], seed=5))
+
+
+@every_pair
+def test_a_folder_and_a_live_pipeline_give_the_same_edit(name: str, family: str, request) -> None:
+    live, folder = request.getfixturevalue(family), request.getfixturevalue(f"{family}_folder")
+    from_live, from_folder = fit(name, live), fit(name, folder)
+    assert same(from_live, from_folder) and from_live.base.fingerprint == from_folder.base.fingerprint
+    with from_folder.applied(live):
+        pass
+
+
+@every_pair
+def test_no_anchor_is_the_methods_default(name: str, family: str, request) -> None:
+    edit = fit(name, request.getfixturevalue(family), anchor=None)
+    assert edit.anchors == (get(name).default_anchor,)
+
+
+@every_pair
+def test_refuses_what_it_cannot_do(name: str, family: str, request) -> None:
+    pipe = request.getfixturevalue(family)
+    with pytest.raises(UsageError, match="tokens"):
+        fit(name, pipe, targets="x " * 90)
+    with torch.no_grad():
+        next(p for n, p in pipe.unet.named_parameters() if n.endswith("attn2.to_v.weight"))[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="NaN"):
+        fit(name, pipe)
+
+
+@every_pair
+def test_another_model_refuses_the_edit(name: str, family: str, request) -> None:
+    import tiny
+
+    edit = fit(name, request.getfixturevalue(family))
+    other = getattr(tiny, family)(seed=7)
+    before = state(other)
+    with pytest.raises(BaseMismatchError), edit.applied(other):
+        pass
+    assert state(other) == before
+    assert issubclass(BaseMismatchError, EditError)
+
+
+@every_method
+def test_an_unknown_parameter_or_a_wrong_value_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match="nonesuch"):
+        make_config(get(name), {"nonesuch": 1})
+    for key, field in describe_config(get(name)).items():
+        if isinstance(field["default"], float):
+            with pytest.raises(UsageError, match=key):
+                make_config(get(name), {key: "many"})
+
+
+@every_method
+def test_a_family_that_is_not_claimed_is_refused_with_those_that_are(name: str, sd1) -> None:
+    class Unclaimed:
+        family = "nonesuch"
+
+        def __getattr__(self, attribute: str):
+            return getattr(backbone(sd1), attribute)
+
+    request = EraseRequest.build("cat", anchor="dog")
+    with pytest.raises(UsageError, match="sd1"):
+        get(name)().fit(Unclaimed(), request, make_config(get(name), {}))

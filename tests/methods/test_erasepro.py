@@ -357,3 +357,13 @@ def test_parameters_from_text():
 def test_long_template(backbone):
     with pytest.raises(UsageError, match="tokens"):
         fit(backbone, templates="photo " * 75 + "{}")
+
+
+def test_an_anchor_of_more_tokens_than_its_target_is_warned_of(sd1):
+    model = SDBackbone.from_pipeline(sd1)
+    counts = {word: model.tokenize([word]).ends[0] for word in ("cat", "dog", "a photo of a dog")}
+    assert counts["cat"] == counts["dog"] < counts["a photo of a dog"]
+    config = EraseProConfig()
+    long = align(model, EraseRequest.build("cat", anchor="a photo of a dog"), config).warnings
+    short = align(model, EraseRequest.build("cat", anchor="dog"), config).warnings
+    assert any("prefer an anchor" in w for w in long) and not any("prefer an anchor" in w for w in short)

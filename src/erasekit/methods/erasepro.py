@@ -187,6 +187,7 @@ def align(
     """
     walk = Walk(backbone, _plan(backbone, request, config), config, _background(backbone, config))
     walk.warnings += [f"{c}: the compromise of both was taken" for c in walk.plan.conflicts]
+    walk.warnings += _unlike(backbone, request)
     text, cross = SITES[config.sites]
     sites = backbone.sites(*text) if text else []
     depth = backbone.tower.depth
@@ -220,6 +221,19 @@ def _plan(backbone: Backbone, request: EraseRequest, config: EraseProConfig) -> 
             "(with as many tokens as their targets), drop one of the two, or set on_conflict=average"
         )
     return found
+
+
+def _unlike(backbone: Backbone, request: EraseRequest) -> list[str]:
+    """A warning for every anchor that has more tokens than its target: then the end token, which every prompt has,
+    is asked to act as a piece of the anchor."""
+    pairs = [(t, a) for t, a in zip(request.targets, request.anchors, strict=True) if a]
+    ends = zip(*(backbone.tokenize(side).ends for side in zip(*pairs, strict=True)), strict=True) if pairs else ()
+    return [
+        f"{target!r} has {mine - 1} tokens and its anchor {anchor!r} {its - 1}: the text behind them moves too, also in "
+        "other prompts; prefer an anchor of at most as many tokens"
+        for (target, anchor), (mine, its) in zip(pairs, ends, strict=True)
+        if its > mine
+    ]
 
 
 def _background(backbone: Backbone, config: EraseProConfig) -> Tokens | None:

@@ -18,7 +18,7 @@ from erasekit.evaluation.statistics import wilson
 from ....models import load
 from ..captions import HELD_OUT_PAIR, HELD_OUT_SINGLE, article, fill
 from ..concepts import BACKGROUNDS, STYLES, names
-from ..judge import Judge, load_judge
+from ..judge import THRESHOLD, Judge, calibration, load_judge
 from .loop import step_rng
 
 LICENCES = {
@@ -87,11 +87,31 @@ def measure(asks: Sequence[Ask], images: Tensor, judge: Judge) -> dict[str, list
     }
 
 
+def calibrate(asks: Sequence[Ask], images: Tensor, judge: Judge) -> dict[str, float]:
+    """The judge on generated pictures at its threshold: how often it finds what was asked for, how often anything else.
+
+    A picture may really lack what was asked for, so the first is a floor of the judge's recall; the second counts
+    wrong drawings and wrong verdicts alike, so it is a ceiling of its false alarms.
+    """
+    said = judge(images).objects > THRESHOLD
+    asked = torch.zeros_like(said)
+    for row, ask in enumerate(asks):
+        asked[row, list(ask.objects)] = True
+    others = said & ~asked
+    return {
+        "images": len(asks),
+        "asked_for_found": float(said[asked].float().mean()),
+        "images_with_another_object": float(others.any(1).float().mean()),
+        "false_alarms_per_concept_and_image": float(others.sum() / (~asked).sum()),
+    }
+
+
 def run(work: Path, *, seed: int = 0, steps: int = 0) -> None:
-    """Draws with `work/model`, judges with `work/judge`, writes `quality.json` and `README.md` into `work/model`."""
+    """Draws with `work/model`, judges with `work/judge`; writes `quality.json` and `README.md` into `work/model`,
+    and the judge's calibration on the generated pictures into its `judge.json`."""
     del steps
-    model = work / "model"
-    pipe, judge = load(model), load_judge(work / "judge")
+    model, folder = work / "model", work / "judge"
+    pipe, judge = load(model), load_judge(folder)
     sampling = json.loads((model / "defaults.json").read_text())
     rng = step_rng(seed, "card", 0)
     sets = {
@@ -99,7 +119,11 @@ def run(work: Path, *, seed: int = 0, steps: int = 0) -> None:
         "held-out forms, one object": form_asks(HELD_OUT_SINGLE, rng, 96),
         "held-out forms, two objects": form_asks(HELD_OUT_PAIR, rng, 96),
     }
-    quality = {name: measure(asks, draw(pipe, asks, **sampling), judge) for name, asks in sets.items()}
+    pictures = {name: draw(pipe, asks, **sampling) for name, asks in sets.items()}
+    quality = {name: measure(asks, pictures[name], judge) for name, asks in sets.items()}
+    plain = next(iter(sets))
+    report = calibration(folder) | {"generated": calibrate(sets[plain], pictures[plain], judge)}
+    (folder / "judge.json").write_text(json.dumps(report, indent=1) + "\n")
     (model / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
     (model / "README.md").write_text(card(quality, sampling))
 

@@ -23,6 +23,7 @@ from .loop import Schedule, step_rng, train
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 POOL = 6000
+CLEAN = 0.3
 
 
 def free_scene(rng: np.random.Generator) -> Scene:
@@ -63,7 +64,7 @@ def through_autoencoder(images: Tensor, vae: AutoencoderKL, rng: np.random.Gener
 
 
 def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Shift by up to 3 pixels, colour, blur, noise and a covered patch, each on some of the images."""
+    """Shift by up to 3 pixels, colour, blur, noise and a covered patch, each on some of the images; 30 % stay clean."""
     n = len(images)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -79,7 +80,8 @@ def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
     for row in np.flatnonzero(rng.random(n) < 0.3):
         top, left, size = rng.integers(0, 52), rng.integers(0, 52), rng.integers(6, 13)
         x[row, :, top : top + size, left : left + size] = float(rng.random())
-    return x.clamp(0, 1)
+    spared = torch.from_numpy(rng.random(n) < CLEAN)[:, None, None, None]
+    return torch.where(spared, images, x.clamp(0, 1))
 
 
 def empty_some(batch: Batch, rng: np.random.Generator) -> Batch:
@@ -98,12 +100,12 @@ def loss_on(network: Network, batch: Batch) -> Tensor:
     """Objects by binary cross-entropy (the few ones weigh more), style and background by cross-entropy."""
     images, objects, style, background = batch
     o, s, b = network(images)
-    positive = torch.full((objects.shape[1],), 8.0)
+    positive = torch.full((objects.shape[1],), 2.0)
     named = F.binary_cross_entropy_with_logits(o, objects, pos_weight=positive)
     return 20 * named + F.cross_entropy(s, style) + 0.5 * F.cross_entropy(b, background)
 
 
-def run(work: Path, *, seed: int = 0, steps: int = 1000, batch: int = 96) -> None:
+def run(work: Path, *, seed: int = 0, steps: int = 1400, batch: int = 96) -> None:
     """Saves `work/judge/judge.safetensors` (float16) and its error rates on held-out renders."""
     vae = AutoencoderKL.from_pretrained(work / "vae").eval()
     rng = step_rng(seed, "judge-pool", 0)

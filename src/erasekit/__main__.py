@@ -1,0 +1,5 @@
+"""`python -m erasekit`."""
+
+from erasekit.cli import main
+
+raise SystemExit(main())

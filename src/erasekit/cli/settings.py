@@ -1,0 +1,111 @@
+"""What `erasekit erase` was asked for: the command line over the --spec file over the defaults."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from erasekit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class EraseSettings:
+    """One erase job. The names are also the keys of a spec file."""
+
+    targets: list[str]
+    out: Path
+    anchor: list[str] | None = None
+    method: str = "erasepro"
+    model: str = "emoji"
+    retain: list[str] = field(default_factory=list)
+    retain_file: Path | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+
+
+def erase_settings(arguments: argparse.Namespace) -> EraseSettings:
+    """The job; raises `UsageError` naming what is missing or wrong."""
+    given = _spec(arguments.spec) if arguments.spec else {}
+    for key in (f.name for f in fields(EraseSettings)):
+        value = getattr(arguments, key, None)
+        if key == "parameters" and value:
+            given[key] = {**given.get(key, {}), **pairs(value)}
+        elif value not in (None, []):
+            given[key] = value
+    if not given.get("targets"):
+        raise UsageError("no target: name at least one concept to erase")
+    if not given.get("out"):
+        raise UsageError("no output: give --out EDIT.safetensors")
+    settings = EraseSettings(**{key: _typed(key, value) for key, value in given.items()})
+    listed = read_lines(settings.retain_file) if settings.retain_file else []
+    settings.retain.extend(listed)
+    return settings
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read the spec {path} ({_first(error)}): give a YAML file") from error
+    known = [f.name for f in fields(EraseSettings)]
+    if not isinstance(data, dict) or set(data) - set(known):
+        unknown = sorted(map(str, set(data) - set(known))) if isinstance(data, dict) else ["no mapping at all"]
+        raise UsageError(f"the spec {path} has {', '.join(unknown)}: its keys are {', '.join(known)}")
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def _typed(key: str, value: Any) -> Any:
+    """A spec's value as the field wants it (one string is a list of one; a path is a path)."""
+    if key in ("targets", "anchor", "retain"):
+        items = [value] if isinstance(value, str) else value
+        if isinstance(items, list) and all(isinstance(item, str) for item in items):
+            return list(items)
+        raise UsageError(f"{key} must be a word or a list of words, not {value!r}: put quotes around words such as no")
+    if key in ("retain_file", "out"):
+        return Path(str(value))
+    if key == "parameters" and not isinstance(value, dict):
+        raise UsageError(f"parameters must be a mapping of names to values, not {value!r}")
+    if key == "seed" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UsageError(f"seed must be a whole number, not {value!r}")
+    return str(value) if key in ("method", "model", "device") else value
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """`key=value` texts as a mapping; the method parses the values by its parameters' types."""
+    found = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(f"--set takes KEY=VALUE, not {text!r}")
+        found[key.strip()] = value
+    return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without blank ones and `#` comments."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path} ({_first(error)}): give a text file, one concept a line") from error
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def seeds(text: str) -> list[int]:
+    """The numbers of "7", "0-3" or "0,2,5-7", without repetition."""
+    found: dict[int, None] = {}
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UsageError(f"--seeds takes numbers and ranges such as 0-3 or 0,2,5-7, not {text!r}")
+        found |= dict.fromkeys(range(int(first), int(last or first) + 1))
+    return list(found)
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,97 @@
+"""What the commands print: tables, progress, and the libraries' own noise turned off."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from erasekit.edit import Edit
+    from erasekit.methods import Progress
+
+
+def quiet() -> None:
+    """Silence the progress bars and notices of diffusers and transformers: stderr is for our one line."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A callback `(done, total, what)`: a bar on a terminal, a plain line at each tenth elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(done: int, total: int, what: str) -> None:
+            task = tasks.setdefault(what, None) or tasks.__setitem__(what, bar.add_task(what)) or tasks[what]
+            bar.update(task, completed=done, total=total)
+
+        yield report
+
+
+class _Lines:
+    """Progress as plain lines, at most ten for each kind of work."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, int] = {}
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        tenth = done * 10 // max(total, 1)
+        if tenth > self.said.get(what, 0):
+            self.said[what] = tenth
+            print(f"{what}: {done}/{total}", flush=True)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as aligned text, the first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+             for row in rows)  # fmt: skip
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def self_check(check: Mapping[str, Any]) -> str:
+    """The self-check: its totals, then the update norm by depth with a bar, then any warnings."""
+    from erasekit.evaluation.selfcheck import by_depth, facts
+
+    depths = by_depth(check)
+    top = max((d.update for d in depths), default=0.0) or 1.0
+    rows = [["depth", "matrices", "residual", "update", ""]]
+    rows += [[d.label, str(d.sites), f"{d.residual:.1e}", f"{d.update:.4f}", "#" * max(1, round(24 * d.update / top))]
+             for d in depths]  # fmt: skip
+    width = max(len(row[-1]) for row in rows)
+    parts = [table([[label + ":", value] for label, value in facts(check)])] if facts(check) else []
+    if depths:
+        parts.append(table([[*row[:-1], row[-1].ljust(width)] for row in rows]))
+    parts += [f"warning: {line}" for line in check.get("warnings", ())]
+    return "\n".join(parts)
+
+
+def describe(edit: Edit) -> str:
+    """An edit in a few lines, with its self-check."""
+    pairs = [f"{t!r} -> {a!r}" for t, a in zip(edit.targets, edit.anchors, strict=False)]
+    lines = [
+        f"method: {edit.method}",
+        f"targets: {_listed(pairs)}",
+        f"retained: {_listed(edit.retain)}",
+        f"base model: {edit.base.id} ({edit.base.family})",
+        f"ops: {len(edit.ops)}, rank at most {edit.rank_max}, {edit.nbytes / 1024:.1f} KiB",
+    ]
+    return "\n".join([*lines, self_check(edit.self_check)])
+
+
+def _listed(words: Sequence[str]) -> str:
+    """The words, after eight only their number; "nothing" for none."""
+    return (", ".join(words[:8]) or "nothing") + (f" and {len(words) - 8} more" if len(words) > 8 else "")

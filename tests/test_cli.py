@@ -1,0 +1,322 @@
+"""The command line: every command in a process of its own, and every bad input as one line with the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from erasekit import cli, io
+from erasekit.cli import settings
+
+PYTHON = [sys.executable, "-m", "erasekit"]
+
+
+def call(*words: object, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PYTHON, *map(str, words)], capture_output=True, text=True, timeout=300, **options)
+
+
+def done(*words: object, **options) -> str:
+    """The output of a command that must succeed, in a process of its own, and say nothing on stderr."""
+    result = call(*words, **options)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+@pytest.fixture
+def within(capfd: pytest.CaptureFixture[str]):
+    """`done` without the cost of a new process."""
+
+    def run(*words: object) -> str:
+        capfd.readouterr()
+        code = cli.main([str(word) for word in words])
+        shown = capfd.readouterr()
+        assert (code, shown.err) == (0, "")
+        return shown.out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def edit(sd1_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("edit") / "cat.safetensors"
+    done("erase", "cat", "--anchor", "dog", "--model", sd1_folder, "--retain", "fox", "--out", path)
+    return path
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as image:
+        return image.tobytes()
+
+
+# -- what each command does ---------------------------------------------------------------------------------------
+
+
+def test_erase_prints_the_self_check_and_saves(within, sd1_folder: Path, tmp_path: Path) -> None:
+    retained = tmp_path / "keep.txt"
+    retained.write_text("# kept\nfox\n\n a photo \n")
+    out = tmp_path / "e.safetensors"
+    text = within("erase", "cat", "the", "--anchor", "dog", "a", "--model", sd1_folder, "--retain-file", retained,
+                  "--method", "uce", "--set", "lamb=0.25", "--seed", 7, "--out", out)  # fmt: skip
+    assert "cross" in text and "residual" in text and f"wrote {out}" in text
+    edit = io.load(out)
+    assert (edit.method, edit.targets, edit.anchors, edit.retain) == ("uce", ("cat", "the"), ("dog", "a"), ("fox", "a photo"))
+    assert (edit.seed, edit.parameters["lamb"]) == (7, 0.25)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_spec_file_and_command_line_over_it(within, sd1_folder: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "job.yaml"
+    spec.write_text(f"targets: cat\nanchor: [dog]\nmethod: uce\nmodel: {sd1_folder}\nparameters: {{lamb: 0.25}}\nseed: 3\n")
+    out = tmp_path / "e.safetensors"
+    within("erase", "--spec", spec, "--set", "erase_scale=2", "--seed", 4, "--out", out)
+    edit = io.load(out)
+    assert (edit.targets, edit.seed, edit.parameters["lamb"], edit.parameters["erase_scale"]) == (("cat",), 4, 0.25, 2.0)
+
+
+def test_show(edit: Path, within) -> None:
+    shown = json.loads(done("show", edit, "--json"))
+    assert {"method", "parameters", "targets", "anchors", "base", "ops", "rank_max", "bytes", "self_check"} <= set(shown)
+    assert {"modules", "residual", "relative_update", "retained_drift"} <= set(shown["self_check"])
+    text = within("show", edit)
+    assert "'cat' -> 'dog'" in text and "text 0" in text
+
+
+def test_apply_writes_a_folder_with_the_edit_fused(edit: Path, sd1_folder: Path, sd1, tmp_path: Path) -> None:
+    from erasekit import models
+
+    out = tmp_path / "fused"
+    out.mkdir()  # an empty folder is welcome
+    done("apply", edit, "--model", sd1_folder, "--out", out)
+    fused = models.load(out)
+    with io.load(edit).applied(sd1):
+        for component in ("text_encoder", "unet", "vae"):
+            wanted = getattr(sd1, component).state_dict()
+            found = getattr(fused, component).state_dict()
+            assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    assert list(tmp_path.iterdir()) == [out]
+    again = call("apply", edit, "--model", sd1_folder, "--out", out)
+    assert again.returncode == 1 and len(again.stderr.splitlines()) == 1 and "not an empty folder" in again.stderr
+
+
+def test_generate_is_deterministic_and_resumes(within, edit: Path, sd1_folder: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    common = ("--model", sd1_folder, "--steps", 2, "--edit", edit)
+    assert "6 images drawn" in done("generate", "a cat", "a dog", *common, "--seeds", "0-2", "--out", one)
+    kept = {p.name: p.stat().st_mtime_ns for p in one.iterdir()}
+    assert len(kept) == 6
+    cut = sorted(one.iterdir())[0]
+    cut.write_bytes(cut.read_bytes()[:200])  # as after a crash of another program
+    text = within("generate", "a cat", "a dog", *common, "--seeds", "0,1-3", "--out", one)
+    assert "3 images drawn, 5 kept" in text
+    assert all(p.stat().st_mtime_ns == kept[p.name] for p in one.iterdir() if p.name in kept and p != cut)
+    within("generate", "a cat", *common, "--seeds", "2", "--batch", "1", "--out", two)
+    (alone,) = two.iterdir()
+    assert pixels(alone) == pixels(one / alone.name)
+    plain = within("generate", "a cat", "--model", sd1_folder, "--steps", 2, "--seeds", "2", "--out", two)
+    assert "1 images drawn" in plain and pixels(alone) != pixels(one / alone.name), "other settings draw anew"
+
+
+def test_export(within, edit: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    for format in ("peft", "kohya", "comfy"):
+        out = tmp_path / f"{format}.safetensors"
+        within("export", edit, "--format", format, "--out", out)
+        with safe_open(out, "pt") as file:
+            assert len(list(file.keys())) > 0
+
+
+def test_lists(within) -> None:
+    methods = json.loads(within("methods", "--json"))
+    assert {"erasepro", "uce"} <= set(methods) and methods["uce"]["parameters"]["lamb"]["default"] == 0.5
+    assert "--set lamb=0.5" in within("methods")
+    assert "emoji" in json.loads(within("models", "--json")) and "emoji" in within("models")
+
+
+# -- bad input: one line on stderr, the exit code, nothing written ---------------------------------------------------
+
+LONG = "a " * 80
+ERASE = {
+    "no target": ([], 2, "no target"),
+    "empty target": ([" "], 2, "empty"),
+    "twice the same": (["cat", "cat"], 2, "cat"),
+    "its own anchor": (["cat", "--anchor", "cat"], 2, "anchor"),
+    "target retained": (["cat", "--anchor", "dog", "--retain", "cat"], 2, "retain"),
+    "anchors do not fit": (["cat", "dog", "fox", "--anchor", "a", "the"], 2, "anchor"),
+    "too long": ([LONG, "--anchor", "dog"], 2, "77"),
+    "unknown method": (["cat", "--method", "magic"], 2, "erasepro, uce"),
+    "unknown parameter": (["cat", "--set", "magic=1"], 2, "no parameter magic"),
+    "parameter of another type": (["cat", "--method", "uce", "--set", "lamb=much"], 2, "lamb"),
+    "no parameter": (["cat", "--set", "lamb"], 2, "KEY=VALUE"),
+    "unknown model": (["cat", "--model", "magic"], 1, "magic"),
+    "no retain file": (["cat", "--retain-file", "{tmp}/none.txt"], 2, "none.txt"),
+    "no spec": (["cat", "--spec", "{tmp}/none.yaml"], 2, "none.yaml"),
+    "no device": (["cat", "--device", "abacus"], 2, "abacus"),
+    "output is a folder": (["cat", "--out", "{tmp}"], 1, "folder"),
+    "output under a file": (["cat", "--out", "{tmp}/file.txt/x.safetensors"], 1, "file.txt"),
+    "output nowhere": (["cat", "--out", "/proc/nowhere/x.safetensors"], 1, "/proc/nowhere"),
+}
+
+
+def refused(words: list[str], code: int, says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The command ends with `code`, and stderr is one line that holds `says`."""
+    capfd.readouterr()
+    assert cli.main(words) == code
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("erasekit: ") and says in lines[0], lines
+    assert "Traceback" not in lines[0] and "unexpected" not in lines[0]
+
+
+@pytest.mark.parametrize("case", ERASE)
+def test_bad_erase(case: str, sd1_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words, code, says = ERASE[case]
+    (tmp_path / "file.txt").write_text("")
+    words = ["erase", *(word.replace("{tmp}", str(tmp_path)) for word in words)]
+    words += [] if "--model" in words else ["--model", str(sd1_folder)]
+    words += [] if "--out" in words else ["--out", str(tmp_path / "e.safetensors")]
+    refused(words, code, says, capfd)
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_no_output_named(sd1_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    refused(["erase", "cat", "--model", str(sd1_folder)], 2, "--out", capfd)
+
+
+@pytest.mark.parametrize("text", ["targets: [cat]\nmagic: 1", "- cat", "targets: {a: 1}", "a: [", "seed: x\ntargets: cat"])
+def test_bad_spec(text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "job.yaml"
+    spec.write_text(text)
+    refused(["erase", "--spec", str(spec), "--out", str(tmp_path / "e.safetensors")], 2, "", capfd)
+
+
+def test_folders_that_are_no_model(tmp_path: Path, sd1_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "e.safetensors")]
+    refused(["erase", "cat", "--model", str(tmp_path), *out], 1, "model_index.json", capfd)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in sd1_folder.rglob("*"):
+        if path.is_file():
+            target = broken / path.relative_to(sd1_folder)
+            target.parent.mkdir(exist_ok=True)
+            data = path.read_bytes()
+            target.write_bytes(data[: len(data) // 2] if path.suffix == ".safetensors" else data)
+    refused(["erase", "cat", "--anchor", "dog", "--model", str(broken), *out], 1, "broken", capfd)
+    refused(["generate", "a cat", "--model", str(broken), "--out", str(tmp_path / "g")], 1, "broken", capfd)
+    (broken / "model_index.json").write_text("{")
+    refused(["erase", "cat", "--model", str(broken), *out], 1, "model_index.json", capfd)
+    assert not (tmp_path / "e.safetensors").exists()
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(Path("/tmp/erasekit-pickle-was-run")),)
+
+
+def bad_edits(edit: Path, folder: Path) -> dict[str, tuple[Path, str]]:
+    data, files = edit.read_bytes(), {}
+    for name, content in {"cut": data[:-100], "header": data[:40], "flipped": data[:-8] + b"\xff" * 8, "empty": b"",
+                          "pickle": pickle.dumps(Evil()), "text": b"hello, I am no edit at all"}.items():  # fmt: skip
+        files[name] = folder / f"{name}.safetensors"
+        files[name].write_bytes(content)
+    torch.save({"a": torch.zeros(1)}, folder / "torch.pt")
+    says = dict.fromkeys(files, "damaged") | {"pickle": "pickle"}
+    cases = {name: (path, says[name]) for name, path in files.items()}
+    return cases | {"torch": (folder / "torch.pt", "zip"), "none": (folder / "none", "none"), "folder": (folder, "folder")}
+
+
+def test_bad_edit_files(edit: Path, sd1_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for path, says in bad_edits(edit, tmp_path).values():
+        refused(["show", str(path)], 1, says, capfd)
+        refused(["apply", str(path), "--model", str(sd1_folder), "--out", str(tmp_path / "out")], 1, says, capfd)
+        refused(["export", str(path), "--format", "peft", "--out", str(tmp_path / "out")], 1, says, capfd)
+        refused(["generate", "a cat", "--model", str(sd1_folder), "--edit", str(path), "--out", str(tmp_path / "out")],
+                1, says, capfd)  # fmt: skip
+    assert not (tmp_path / "out").exists() and not Path("/tmp/erasekit-pickle-was-run").exists()
+
+
+def test_edit_of_another_model(edit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import tiny
+
+    tiny.sd1(seed=1).save_pretrained(tmp_path / "other")
+    refused(["apply", str(edit), "--model", str(tmp_path / "other"), "--out", str(tmp_path / "out")], 1, "other", capfd)
+    refused(["generate", "a cat", "--edit", str(edit), "--model", str(tmp_path / "other"), "--out", str(tmp_path / "out")],
+            1, "", capfd)  # fmt: skip
+    assert list(tmp_path.rglob("*.png")) == [] and [p.name for p in tmp_path.iterdir() if p.name[0] == "."] == []
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["a cat", "--seeds", "3-1"], "--seeds"), (["a cat", "--seeds", "x"], "--seeds"), (["a cat", "--steps", "0"], "--steps"),
+    ([" "], "empty"), ([LONG], "77"), (["a cat", "--scale", "nan"], "--scale"), (["a cat", "--device", "abacus"], "abacus"),
+])  # fmt: skip
+def test_bad_generate(words: list[str], says: str, sd1_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    refused(["generate", *words, "--model", str(sd1_folder), "--out", str(tmp_path / "out")], 2, says, capfd)
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_bad_words_end_in_the_parser() -> None:
+    for words in (["magic"], [], ["export", "x", "--format", "magic", "--out", "y"], ["show"]):
+        result = call(*words)
+        assert result.returncode == 2 and "usage: erasekit" in result.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", str(tmp_path / "none"), "--debug"]) == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing(sd1_folder: Path, tmp_path: Path) -> None:
+    """A limit on the size of files fails in write(2), as a full disk does."""
+    result = call("erase", "cat", "--anchor", "dog", "--model", sd1_folder, "--out", tmp_path / "e.safetensors",
+                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))  # fmt: skip
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and "cannot be written" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_in_the_middle_and_run_again(number: signal.Signals, sd1_folder: Path, tmp_path: Path) -> None:
+    words = ["generate", "a cat", "--model", str(sd1_folder), "--steps", "2", "--batch", "1", "--out", str(tmp_path)]
+    process = subprocess.Popen([*PYTHON, *words, "--seeds", "0-2000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("*.png"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    if number is signal.SIGINT:
+        assert process.returncode == 1 and error.startswith("erasekit: interrupted") and len(error.splitlines()) == 1
+    found = list(tmp_path.glob("*.png"))
+    assert len(found) >= 2 and all(pixels(path) for path in found)
+    count = len(found)
+    assert f"1 images drawn, {count} kept" in done(*words, "--seeds", f"0-{count}")
+
+
+# -- start-up -----------------------------------------------------------------------------------------------------
+
+HEAVY = "torch diffusers transformers peft accelerate numpy PIL yaml rich safetensors huggingface_hub"
+
+
+@pytest.mark.parametrize("code", [
+    "import erasekit; dir(erasekit); erasekit.UsageError",
+    "from erasekit.cli import main; main(['models'])",
+    "from erasekit.cli import main\ntry: main(['erase', '--help'])\nexcept SystemExit: pass",
+    "from erasekit.cli import main; main(['erase', 'cat'])",
+])  # fmt: skip
+def test_nothing_heavy_is_imported(code: str) -> None:
+    check = f"\nimport sys; print('HEAVY', *(m for m in '{HEAVY}'.split() if m in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines()[-1] == "HEAVY"
+
+
+def test_seeds() -> None:
+    assert settings.seeds("7") == [7] and settings.seeds("0,2,5-7,6") == [0, 2, 5, 6, 7]

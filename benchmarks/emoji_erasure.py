@@ -32,7 +32,7 @@ from erasekit.worlds.emoji.judge import Judge, load_judge
 
 PAIRS = {
     "cat": "dog", "wolf": "rabbit", "penguin": "duck", "apple": "lemon", "hamburger": "cake", "car": "bus",
-    "rocket": "balloon", "bomb": "gift", "guitar": "umbrella", "santa": "baby", "castle": "house", "sun": "cloud",
+    "rocket": "balloon", "bomb": "gift", "guitar": "violin", "santa": "baby", "castle": "volcano", "sun": "cloud",
 }  # fmt: skip
 BATCH = 32
 

@@ -80,13 +80,16 @@ def contexts(work: Path, seed: int, count: int) -> Tensor:
     return torch.load(path, weights_only=True)
 
 
-def run(work: Path, *, seed: int = 0, steps: int = 1600, batch: int = 48, count: int = 20_000) -> None:
-    """Trains the U-Net and saves its moving average in `work/unet`."""
+def run(
+    work: Path, *, seed: int = 0, steps: int = 1600, batch: int = 48, count: int = 20_000, onward: bool = False
+) -> None:
+    """Trains the U-Net (`onward`: the one in `work/unet`) and saves its moving average in `work/unet`."""
     clean, texts = latents(work, seed, count), contexts(work, seed, count)
     log.info("%d scenes", len(clean))
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
-        unet = build().to(memory_format=torch.channels_last)
+        unet = UNet2DConditionModel.from_pretrained(work / "unet") if onward else build()
+    unet = unet.train().to(memory_format=torch.channels_last)
     alphas = DDPMScheduler(**BETAS).alphas_cumprod
     snr = alphas / (1 - alphas)
     weight = snr.clamp(max=SNR_CAP) / snr

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..concepts import STYLES, names
-from ..judge import Network
+from ..judge import Network, load_judge
 from ..scenes import Scene, render, sample_scene
 from .loop import Schedule, step_rng, train
 
@@ -105,15 +105,16 @@ def loss_on(network: Network, batch: Batch) -> Tensor:
     return 20 * named + F.cross_entropy(s, style) + 0.5 * F.cross_entropy(b, background)
 
 
-def run(work: Path, *, seed: int = 0, steps: int = 1400, batch: int = 96) -> None:
-    """Saves `work/judge/judge.safetensors` (float16) and its error rates on held-out renders."""
+def run(work: Path, *, seed: int = 0, steps: int = 1400, batch: int = 96, onward: bool = False) -> None:
+    """Saves `work/judge/judge.safetensors` (float16) and its error rates on held-out renders; `onward` begins there."""
     vae = AutoencoderKL.from_pretrained(work / "vae").eval()
     rng = step_rng(seed, "judge-pool", 0)
     pool = clean_batch(rng, POOL)
     pool = (through_autoencoder(pool[0], vae, rng), *pool[1:])
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
-        network = Network().to(memory_format=torch.channels_last)
+        network = load_judge(work / "judge").network.train() if onward else Network()
+    network = network.to(memory_format=torch.channels_last)
 
     def loss_of(step: int) -> Tensor:
         rng = step_rng(seed, "judge", step)

@@ -30,7 +30,9 @@ def backbone(model: Any) -> Backbone:
     from erasekit import models
 
     folder = Path(models.resolve(str(model)))
-    return _class(_pipeline_class(folder)).from_folder(folder, model_id=str(model))
+    # What an edit's file says about its base: the name a user would give, and no path of this machine.
+    name = folder.name if Path(model).exists() else str(model)
+    return _class(_pipeline_class(folder)).from_folder(folder, model_id=name)
 
 
 def _class(name: str) -> Any:

@@ -20,17 +20,24 @@ def batch(scenes):
     return torch.from_numpy(np.stack([render(s) for s in scenes])).permute(0, 3, 1, 2)
 
 
-def test_names_objects_style_and_background_of_renders(scenes):
-    verdict = load_judge()(batch(scenes))
+def test_is_as_good_on_renders_as_its_card_says(scenes):
+    verdict, card = load_judge()(batch(scenes)), calibration()["renders"]
     found = [set((row > 0.5).nonzero()[:, 0].tolist()) for row in verdict.objects]
-    assert np.mean([f == set(s.objects) for f, s in zip(found, scenes, strict=True)]) >= 0.97
-    assert np.mean([int(v.argmax()) == s.style for v, s in zip(verdict.style, scenes, strict=True)]) >= 0.97
-    assert np.mean([int(v.argmax()) == s.background for v, s in zip(verdict.background, scenes, strict=True)]) >= 0.97
+    measured = {
+        "exact_match": np.mean([f == set(s.objects) for f, s in zip(found, scenes, strict=True)]),
+        "style_accuracy": np.mean([int(v.argmax()) == s.style for v, s in zip(verdict.style, scenes, strict=True)]),
+        "background_accuracy": np.mean(
+            [int(v.argmax()) == s.background for v, s in zip(verdict.background, scenes, strict=True)]
+        ),
+    }
+    for name, share in measured.items():  # 300 scenes: three standard errors are at most 0.06
+        assert abs(share - card[name]) < 0.06, (name, share, card[name])
+    assert min(measured.values()) > 0.8
 
 
 def test_probabilities(scenes):
     verdict = load_judge()(batch(scenes[:8]))
-    assert verdict.objects.shape == (8, len(names())) and 0 <= verdict.objects.min() and verdict.objects.max() <= 1
+    assert verdict.objects.shape == (8, len(names())) and verdict.objects.min() >= 0 and verdict.objects.max() <= 1
     assert torch.allclose(verdict.style.sum(1), torch.ones(8)) and torch.allclose(verdict.background.sum(1), torch.ones(8))
 
 
@@ -60,4 +67,4 @@ def test_refuses_a_word_that_is_no_label():
 def test_its_error_rates_are_shipped():
     report = calibration()
     assert report["labels"] == len(names())
-    assert report["renders"]["exact_match"] >= 0.97
+    assert {"renders", "renders_off_grid", "through_autoencoder", "generated"} <= set(report)

@@ -42,7 +42,7 @@ def test_scenes_stay_in_the_picture_and_name_two_different_objects():
     for _ in range(200):
         scene = sample_scene(rng, pair_share=0.5)
         assert len(set(scene.objects)) == len(scene.objects) == len(scene.places)
-        assert all(0 <= x - s // 2 and x + s // 2 <= 64 and y - s // 2 >= -1 and y + s // 2 <= 65 for x, y, s in scene.places)
+        assert all(x - s // 2 >= 0 and x + s // 2 <= 64 and y - s // 2 >= -1 and y + s // 2 <= 65 for x, y, s in scene.places)
 
 
 def test_render_puts_the_drawing_on_its_background():

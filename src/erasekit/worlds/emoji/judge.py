@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...errors import ModelError, UsageError
 from .concepts import BACKGROUNDS, HERE, STYLES, names
 
-JUDGE_DIR = HERE / "judge"
+JUDGE_DIR = HERE / "judge_v1"
 THRESHOLD = 0.5
 
 

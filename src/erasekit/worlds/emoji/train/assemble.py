@@ -11,7 +11,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .denoiser import BETAS
 
-DEFAULTS = {"steps": 20, "guidance": 2.5}
+DEFAULTS = {"steps": 20, "guidance": 4.0}
 
 
 def run(work: Path, *, seed: int = 0) -> None:

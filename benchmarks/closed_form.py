@@ -58,7 +58,9 @@ def build(folder: Path, small: bool) -> None:
         unet = UNet2DConditionModel(**unet_config(small))
     unet.save_config(folder / "unet")
     write_random(folder / "unet" / "diffusion_pytorch_model.safetensors", unet.state_dict())
-    DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(folder / "scheduler")
+    DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
+        folder / "scheduler"
+    )
     parts = {
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -140,7 +142,9 @@ def concepts(count: int, start: int = 0) -> list[str]:
     syllables = [c + v for c in CONSONANTS for v in VOWELS]
     size = len(syllables)
     numbers = range(start, start + count)
-    return [f"{syllables[i % size]}{syllables[(i * 7 + 3) % size]} {syllables[i // size]}{syllables[-1]}" for i in numbers]
+    return [
+        f"{syllables[i % size]}{syllables[(i * 7 + 3) % size]} {syllables[i // size]}{syllables[-1]}" for i in numbers
+    ]
 
 
 # -- measuring --------------------------------------------------------------------------------------------------

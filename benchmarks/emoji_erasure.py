@@ -95,7 +95,9 @@ class Recorder:
         missing = [s for s in wanted if (run, s.prompt, s.seed) not in self.rows]
         for start in range(0, len(missing), BATCH):
             self._draw(run, missing[start : start + BATCH])
-            print(f"\r{run}: {start + BATCH} of {len(missing)}   ", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{run}: {min(start + BATCH, len(missing))} of {len(missing)}   ", end="", file=sys.stderr, flush=True
+            )
         return [self.rows[run, s.prompt, s.seed] for s in wanted]
 
     def _draw(self, run: str, part: list[Any]) -> None:

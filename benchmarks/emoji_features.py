@@ -103,6 +103,7 @@ def main() -> None:
         for name, row in table.items():
             print(f"{name:<30}{row['gap']:>8.3f}{row['drift']:>8.3f}{row['kib']:>8.0f}{row['refused']:>9}")
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 

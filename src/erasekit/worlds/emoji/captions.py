@@ -71,8 +71,9 @@ def article(noun: str) -> str:
 
 def fill(template: str, nouns: tuple[str, ...], style: str, background: str) -> str:
     """The template with its nouns, style and background put in."""
-    other = article(nouns[1]) if len(nouns) > 1 else ""
-    return template.format(x=nouns[0], a=article(nouns[0]), c=other, s=style, b=background)
+    first, *rest = nouns
+    other = article(rest[0]) if rest else ""
+    return template.format(x=first, a=article(first), c=other, s=style, b=background)
 
 
 def caption(scene: Scene, rng: np.random.Generator, *, synonyms: bool = True) -> str:

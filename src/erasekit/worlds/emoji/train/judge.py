@@ -85,13 +85,14 @@ def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def empty_some(batch: Batch, rng: np.random.Generator) -> Batch:
-    """Turns 8 % of the images into pictures of nothing: averaged over the batch, or a render's coarse blur."""
+    """Turns 8 % of the images into pictures of nothing: a plain colour, an average over the batch, a coarse blur."""
     images, objects, style, background = (t.clone() for t in batch)
     rows = np.flatnonzero(rng.random(len(images)) < 0.08)
     for row in rows:
         others = images[rng.integers(len(images), size=6)].mean(0)
         coarse = F.interpolate(images[row : row + 1], scale_factor=1 / 16, mode="area")
-        images[row] = others if rng.random() < 0.5 else F.interpolate(coarse, size=64, mode="bilinear")[0]
+        blurred = F.interpolate(coarse, size=64, mode="bilinear")[0]
+        images[row] = (images[row, :, :1, :1].expand(3, 64, 64), others, blurred)[int(rng.integers(3))]
         objects[row] = 0
     return images, objects, style, background
 

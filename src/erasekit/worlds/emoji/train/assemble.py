@@ -28,4 +28,11 @@ def run(work: Path, *, seed: int = 0) -> None:
     for part in (pipe.vae, pipe.text_encoder, pipe.unet):
         part.to(torch.float16)
     pipe.save_pretrained(work / "model")
+    for part in ("vae", "unet"):  # diffusers notes the folder that a part was read from
+        _forget_origin(work / "model" / part / "config.json")
     (work / "model" / "defaults.json").write_text(json.dumps(DEFAULTS) + "\n")
+
+
+def _forget_origin(path: Path) -> None:
+    config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

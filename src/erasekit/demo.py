@@ -190,8 +190,8 @@ LIMITS = (
 def report(result: Result) -> Report:
     """The page's content."""
     drawn, check = result.drawn, result.edit.self_check
-    lead = (f"ErasePro maps {TARGET!r} to {ANCHOR!r} in the embedded model, in closed form, from the words alone. The edit "
-            f"is a file of {result.edit.nbytes / 1024:.0f} KiB.")  # fmt: skip
+    lead = (f"ErasePro maps {TARGET!r} to {ANCHOR!r} in the embedded model, in closed form, from the words alone. The edit's "
+            f"factors take {result.edit.nbytes / 1024:.0f} KiB.")  # fmt: skip
     rows = [Row(d.case.group, d.case.prompt, d.before, d.after, measures(d)) for d in drawn]
     return Report(f"Erasing {TARGET!r}: before and after", lead, result.headline, rows, facts(check), by_depth(check),
                   LIMITS)  # fmt: skip

@@ -8,6 +8,7 @@ need code are in `coded_ops`. Modules are named as in the pipeline's component; 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
@@ -29,7 +30,7 @@ def set_fields(op: Op, **values: object) -> None:
         object.__setattr__(op, name, value)
 
 
-class Op:
+class Op(ABC):
     """What all kinds share: a `kind` word, named tensors, and a label for messages."""
 
     kind: ClassVar[str]
@@ -45,9 +46,9 @@ class Op:
     def label(self) -> str:
         return f"the {self.kind} op on {self.site}"
 
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """The op's tensors by name: what a file holds as `ops.<i>.<name>`."""
-        raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
         """What a file holds of the op besides its tensors."""
@@ -67,25 +68,25 @@ class LinearOp(Op):
     """A change of one module's weight (and perhaps bias) that is added to it."""
 
     @property
+    @abstractmethod
     def rank(self) -> int:
         """An upper bound of the delta's rank."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, weight: Tensor, bias: Tensor | None) -> None:
         """Raise `EditError` if the op does not fit a module of these shapes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:
         """What is added to the original `weight`: its shape, float32 (float64 for a float64 weight)."""
-        raise NotImplementedError
 
     def bias_delta(self) -> Tensor | None:
         """What is added to the module's bias, or None."""
         return None
 
+    @abstractmethod
     def scaled(self, factor: float) -> LinearOp:
         """The op whose delta is `factor` times this one's."""
-        raise NotImplementedError
 
     def _expect(self, found: tuple[int, ...], wanted: tuple[int, ...], part: str = "weight") -> None:
         if found != wanted:

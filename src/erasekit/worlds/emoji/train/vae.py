@@ -27,7 +27,7 @@ LATENT_PENALTY = 2e-3
 def build() -> AutoencoderKL:
     """The untrained autoencoder; every residual branch starts at zero, so that it begins as a linear map.
 
-    One group in every norm: with more, 16 channels would be normalised in twos, and the colours lost with the means.
+    One group in every norm, so that a norm keeps the means of its channels apart from each other.
     """
     n = len(CHANNELS)
     vae = AutoencoderKL(

@@ -34,7 +34,7 @@ PAIRS = {
     "cat": "dog", "wolf": "rabbit", "penguin": "duck", "apple": "lemon", "hamburger": "cake", "car": "bus",
     "rocket": "balloon", "bomb": "gift", "guitar": "violin", "santa": "baby", "castle": "volcano", "sun": "cloud",
 }  # fmt: skip
-BATCH = 32
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def one_target(recorder: Recorder, method: str, target: str, args: argparse.Name
     replaced = complex_prompts(target, anchor, anchor, args.prompts)
     others = other_prompts(target, anchor, args.others)
     reference = recorder.record("base", replaced, seeds)
-    before = recorder.record("base", asked, seeds)
+    before = recorder.record("base", asked, range(args.base_seeds or args.seeds))
     kept_before = recorder.record("base", others, range(args.other_seeds))
     name, parameters = spec(method)
     edit = erasekit.erase(recorder.pipe, target, anchor=anchor, method=name, **parameters)
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=len(PAIRS))
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--base-seeds", type=int, default=0, help="seeds of the unedited target (default: --seeds)")
     parser.add_argument("--others", type=int, default=50)
     parser.add_argument("--other-seeds", type=int, default=2)
     parser.add_argument("--model", default="emoji")

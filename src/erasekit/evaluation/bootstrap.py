@@ -1,0 +1,103 @@
+"""Intervals for means whose images come in clusters: prompts are drawn again, each with all its seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from erasekit.errors import UsageError
+from erasekit.evaluation.statistics import Estimate
+
+DRAWS = 2000
+METHOD = "bootstrap95 over prompts"
+ONE_PROMPT = "none: one prompt"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired difference (second minus first) and the two-sided bootstrap p-value that it is zero."""
+
+    difference: Estimate
+    p: float
+
+
+def mean(
+    values: Sequence[float], prompts: Sequence[str], *, generator: np.random.Generator, draws: int = DRAWS
+) -> Estimate:
+    """The mean over all images with a 95 % percentile interval over prompts.
+
+    `values[i]` is a finite number (a boolean counts as 0 or 1) of an image of `prompts[i]`. The order of the images
+    does not matter. With one prompt there is nothing to draw from: low = high = value, and `method` says so. Where
+    every value is equal the interval has no width: give rates a Wilson interval too (`statistics.Share`).
+    """
+    means, value, count = _draw(values, prompts, generator, draws)
+    return _estimate(means, value, count)
+
+
+def difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    prompts: Sequence[str],
+    *,
+    generator: np.random.Generator,
+    draws: int = DRAWS,
+) -> Comparison:
+    """The mean of second - first over paired images, with a 95 % percentile interval over prompts and a p-value.
+
+    Pair i is one prompt and seed drawn by two models; leave out pairs of which either image is not valid. The
+    p-value is 2 min(P(d <= 0), P(d >= 0)) over the draws, one draw added to each so that it is never zero; it is 1
+    with one prompt.
+    """
+    if len(first) != len(second):
+        raise UsageError(f"{len(first)} and {len(second)} values are no pairs: give both values of every pair")
+    deltas = [float(b) - float(a) for a, b in zip(first, second, strict=True)]
+    means, value, count = _draw(deltas, prompts, generator, draws)
+    return Comparison(_estimate(means, value, count), _p_value(means))
+
+
+def _draw(
+    values: Sequence[float], prompts: Sequence[str], generator: np.random.Generator, draws: int
+) -> tuple[np.ndarray, float, int]:
+    """The means of every draw (none with one prompt), the mean, the number of values."""
+    sums, sizes = _clusters(values, prompts)
+    value = math.fsum(sums) / int(sizes.sum())
+    k = len(sums)
+    if k == 1:
+        return np.empty(0), value, int(sizes.sum())
+    times = generator.multinomial(k, np.full(k, 1 / k), size=draws)
+    # einsum, not @: BLAS may add in another order with another number of threads, and aggregates must not differ
+    total = np.einsum("dk,k->d", times.astype(np.float64), sums)
+    return total / np.einsum("dk,k->d", times, sizes), value, int(sizes.sum())
+
+
+def _clusters(values: Sequence[float], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of values of each prompt, in the order of the prompts' names."""
+    numbers = [float(value) for value in values]
+    if len(numbers) != len(prompts):
+        raise UsageError(f"{len(numbers)} values for {len(prompts)} prompts: give the prompt of every value")
+    if not numbers:
+        raise UsageError("no value to average: every image failed or none was drawn")
+    if not all(map(math.isfinite, numbers)):
+        raise UsageError("a value is not a finite number: leave out images that could not be judged, and count them")
+    groups: dict[str, list[float]] = {}
+    for prompt, number in zip(prompts, numbers, strict=True):
+        groups.setdefault(str(prompt), []).append(number)
+    names = sorted(groups)
+    return np.array([math.fsum(groups[n]) for n in names]), np.array([len(groups[n]) for n in names], dtype=np.int64)
+
+
+def _estimate(means: np.ndarray, value: float, count: int) -> Estimate:
+    if not len(means):
+        return Estimate(value, value, value, count, ONE_PROMPT)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), count, METHOD)
+
+
+def _p_value(means: np.ndarray) -> float:
+    if not len(means):
+        return 1.0
+    tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(means) + 1))

@@ -1,0 +1,99 @@
+"""The cluster bootstrap against a loop that draws prompts one by one, and against what clusters must do."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from erasekit.errors import UsageError
+from erasekit.evaluation import bootstrap
+
+PROMPTS = ["b", "a", "c", "a", "b", "a", "d", "e", "e"]
+VALUES = [0.3, 1.0, 0.0, 0.5, 0.1, 0.9, 0.7, 0.2, 0.25]
+
+
+def rng(seed: int = 3) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def looped(values, prompts, draws: int, seed: int = 3) -> list[float]:
+    """Draws as lists of prompts, each brought with all its values, averaged in plain Python."""
+    names = sorted(set(prompts))
+    times = rng(seed).multinomial(len(names), [1 / len(names)] * len(names), size=draws)
+    means = []
+    for row in times:
+        chosen = [name for name, count in zip(names, row, strict=True) for _ in range(count)]
+        pooled = [v for name in chosen for v, p in zip(values, prompts, strict=True) if p == name]
+        means.append(sum(pooled) / len(pooled))
+    return means
+
+
+def test_the_interval_of_a_loop_over_draws() -> None:
+    found = bootstrap.mean(VALUES, PROMPTS, generator=rng(), draws=300)
+    low, high = np.percentile(looped(VALUES, PROMPTS, 300), [2.5, 97.5])
+    assert found.value == pytest.approx(sum(VALUES) / len(VALUES)) and found.n == 9
+    assert (found.low, found.high) == pytest.approx((low, high)) and found.method == "bootstrap95 over prompts"
+
+
+def test_one_image_each_is_the_plain_bootstrap() -> None:
+    """Against indices drawn one by one by another generator: the same interval but for the draws' own noise."""
+    values = [random.Random(i).random() for i in range(40)]
+    found = bootstrap.mean(values, [f"p{i:02}" for i in range(40)], generator=rng(), draws=4000)
+    means = np.array(values)[np.random.default_rng(8).integers(0, 40, (4000, 40))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
+
+
+def test_copies_of_a_prompt_s_image_add_no_certainty() -> None:
+    values, prompts = [0, 1, 1, 0, 1, 1], list("abcdef")
+    once = bootstrap.mean(values, prompts, generator=rng())
+    often = bootstrap.mean(values * 5, prompts * 5, generator=rng())
+    assert (often.low, often.high) == (once.low, once.high) and (once.n, often.n) == (6, 30)
+    apart = bootstrap.mean(values * 5, [f"{p}{i}" for i in range(5) for p in prompts], generator=rng())
+    assert apart.high - apart.low < 0.7 * (often.high - often.low)
+
+
+def test_order_does_not_matter_to_the_last_bit() -> None:
+    order = random.Random(1).sample(range(9), 9)
+    shuffled = bootstrap.mean([VALUES[i] for i in order], [PROMPTS[i] for i in order], generator=rng())
+    assert shuffled == bootstrap.mean(VALUES, PROMPTS, generator=rng())
+
+
+def test_paired_difference() -> None:
+    second = [v + 0.2 + 0.01 * i for i, v in enumerate(VALUES)]
+    found = bootstrap.difference(VALUES, second, PROMPTS, generator=rng())
+    deltas = bootstrap.mean([b - a for a, b in zip(VALUES, second)], PROMPTS, generator=rng())
+    assert found.difference == deltas and found.difference.low > 0.19
+    assert found.p == pytest.approx(2 / 2001)  # no draw of 2000 reaches zero
+    back = bootstrap.difference(second, VALUES, PROMPTS, generator=rng())
+    assert back.difference.value == -found.difference.value and back.p == found.p
+
+
+def test_no_difference_has_p_one() -> None:
+    found = bootstrap.difference(VALUES, VALUES, PROMPTS, generator=rng())
+    assert (found.difference.low, found.difference.value, found.difference.high, found.p) == (0, 0, 0, 1)
+
+
+def test_p_is_the_share_of_draws_beyond_zero() -> None:
+    first, second = [0, 0, 1, 0, 1], [1, 0, 0, 1, 1]
+    found = bootstrap.difference(first, second, list("abcde"), generator=rng(), draws=400)
+    means = looped([b - a for a, b in zip(first, second)], list("abcde"), 400)
+    tail = min(sum(m <= 0 for m in means), sum(m >= 0 for m in means))
+    assert found.p == pytest.approx(2 * (tail + 1) / 401) and 0.05 < found.p < 1
+
+
+def test_one_prompt_states_no_interval() -> None:
+    found = bootstrap.mean([0.2, 0.4], ["a", "a"], generator=rng())
+    assert (found.low, found.high) == (found.value, found.value) and found.method == bootstrap.ONE_PROMPT
+    assert bootstrap.difference([0, 0], [1, 1], ["a", "a"], generator=rng()).p == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "prompts", "message"),
+    [([], [], "no value"), ([1.0], ["a", "b"], "1 values for 2"), ([float("nan")], ["a"], "not a finite")],
+)
+def test_bad_values_are_refused(values, prompts, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        bootstrap.mean(values, prompts, generator=rng())

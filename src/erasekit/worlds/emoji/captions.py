@@ -62,6 +62,7 @@ HELD_OUT_PAIR = (
     "a {s} drawing of {a} next to {c} on a {b} background",
 )
 SYNONYM_SHARE = 0.15
+STYLED_SHARE = 0.85  # of training captions name the style: it is what the denoiser learns last
 
 
 def article(noun: str) -> str:
@@ -79,7 +80,8 @@ def fill(template: str, nouns: tuple[str, ...], style: str, background: str) -> 
 def caption(scene: Scene, rng: np.random.Generator, *, synonyms: bool = True) -> str:
     """A training caption of the scene; now and then a concept is named by a synonym."""
     nouns = tuple(_noun(i, rng) if synonyms else concepts()[i].name for i in scene.objects)
-    forms = SINGLE if len(nouns) == 1 else PAIR
+    styled = rng.random() < STYLED_SHARE
+    forms = [f for f in (SINGLE if len(nouns) == 1 else PAIR) if ("{s}" in f) == styled]
     template = forms[int(rng.integers(len(forms)))]
     return fill(template, nouns, STYLES[scene.style], tuple(BACKGROUNDS)[scene.background])
 

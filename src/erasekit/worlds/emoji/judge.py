@@ -43,15 +43,18 @@ class Network(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 3, 1, 1)
         self.body = nn.Sequential(_Block(32, 48), _Block(48, 96), _Block(96, 160), _Block(160, 224))
-        self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(224 * 16, 384), nn.SiLU())
-        self.objects = nn.Linear(384, len(names()))
+        self.cells = nn.Sequential(nn.Conv2d(224, 384, 1), nn.SiLU())
+        self.objects = nn.Conv2d(384, len(names()), 1)
         self.style = nn.Linear(384, len(STYLES))
         self.background = nn.Linear(384, len(BACKGROUNDS))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of objects, style and background."""
-        x = self.trunk(self.body(F.silu(self.stem(images * 2 - 1))))
-        return self.objects(x), self.style(x), self.background(x)
+        cells = self.cells(self.body(F.silu(self.stem(images * 2 - 1))))
+        # An object is there if any of the 4 x 4 cells shows it: what is learned in one place holds in all.
+        objects = self.objects(cells).flatten(2).logsumexp(2)
+        whole = cells.mean((2, 3))
+        return objects, self.style(whole), self.background(whole)
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,12 @@ def load_judge(folder: Path = JUDGE_DIR) -> Judge:
     path = folder / "judge.safetensors"
     if not path.exists():
         raise ModelError(f"the judge's weights are missing: {path}; reinstall the package")
-    network = Network()
-    network.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    network, weights = Network(), load_file(path)
+    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in network.state_dict().items()}:
+        raise ModelError(
+            f"{path} holds the weights of another network than this version's judge: reinstall the package"
+        )
+    network.load_state_dict({k: v.float() for k, v in weights.items()})
     return Judge(network)
 
 

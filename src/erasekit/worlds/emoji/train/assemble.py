@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .denoiser import BETAS
+from .denoiser import BETAS, PREDICTION
 
 DEFAULTS = {"steps": 20, "guidance": 4.0}
 
@@ -22,7 +22,7 @@ def run(work: Path, *, seed: int = 0) -> None:
         text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(work / "unet"),
-        scheduler=DPMSolverMultistepScheduler(**BETAS, steps_offset=1),
+        scheduler=DPMSolverMultistepScheduler(**BETAS, steps_offset=1, prediction_type=PREDICTION),
         safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
     )  # fmt: skip
     for part in (pipe.vae, pipe.text_encoder, pipe.unet):

@@ -24,6 +24,7 @@ from .loop import Schedule, step_rng, train
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 POOL = 6000
 CLEAN = 0.3
+OBJECT_WEIGHT = 60.0
 
 
 def free_scene(rng: np.random.Generator) -> Scene:
@@ -103,7 +104,7 @@ def loss_on(network: Network, batch: Batch) -> Tensor:
     o, s, b = network(images)
     positive = torch.full((objects.shape[1],), 2.0)
     named = F.binary_cross_entropy_with_logits(o, objects, pos_weight=positive)
-    return 20 * named + F.cross_entropy(s, style) + 0.5 * F.cross_entropy(b, background)
+    return OBJECT_WEIGHT * named + F.cross_entropy(s, style) + 0.5 * F.cross_entropy(b, background)
 
 
 def run(work: Path, *, seed: int = 0, steps: int = 1400, batch: int = 96, onward: bool = False) -> None:

@@ -23,11 +23,11 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
     gram, q = x @ x.T, None
-    for _ in range(steps):
+    for step in range(steps):
         p = b * gram + c * gram @ gram
         p.diagonal().add_(a)
         q = p if q is None else p @ q
-        gram = gram @ (p @ p)
+        gram = gram @ (p @ p) if step + 1 < steps else gram
     x = x if q is None else q @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 

@@ -22,6 +22,7 @@ bench: $(READY)
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 slow: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -m slow
 
 setup: $(READY)

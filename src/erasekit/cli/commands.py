@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasekit.cli import settings, terminal
+from erasekit.cli import evaluate, judges, report, settings, suggest, suites, terminal
 from erasekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command that was parsed; returns the exit code."""
-    COMMANDS[arguments.command](arguments)
-    return 0
+    return COMMANDS[arguments.command](arguments) or 0
 
 
 def erase(arguments: argparse.Namespace) -> None:
@@ -156,12 +155,19 @@ def dtype(name: str | None) -> torch.dtype | None:
     return getattr(torch, name) if name else None
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "erase": erase,
     "apply": apply,
     "export": export,
     "show": show,
     "generate": generate,
+    "suggest-anchors": suggest.run,
+    "suggest-retain": suggest.run,
+    "evaluate": evaluate.run,
+    "report": report.run,
+    "compare": report.run,
+    "suites": suites.run,
+    "judges": judges.run,
     "methods": methods,
     "models": models,
     "demo": demo,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from erasekit import __version__
+from erasekit.cli import evaluate, judges, report, suggest, suites
 
 MODEL_HELP = "emoji (embedded), a diffusers folder, or a hub id owner/name"
 
@@ -15,7 +16,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="erasekit", description="Remove concepts from generative models.")
     parser.add_argument("--version", action="version", version=f"erasekit {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_erase, _apply, _export, _show, _generate, _lists, _demo):
+    for add in (_erase, _apply, _export, _show, _generate, suggest.add, evaluate.add, report.add, suites.add, judges.add,
+                _lists, _demo):  # fmt: skip
         add(commands)
     return parser
 

@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from erasekit.evaluation.grid import png
+from erasekit.evaluation.page_style import CHART
 from erasekit.evaluation.selfcheck import Depth, chart
 from erasekit.evaluation.statistics import Share
 
@@ -54,7 +55,7 @@ class Report:
 def html(report: Report) -> str:
     """The whole page as text; it refers to no other file and to no address."""
     return PAGE.format(
-        title=escape(report.title), lead=escape(report.lead), style=STYLE,
+        title=escape(report.title), lead=escape(report.lead), style=STYLE + CHART,
         cards="".join(map(_card, report.headline)), rows="".join(_groups(report.rows)),
         facts="".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in report.facts),
         chart=chart(report.depths), limits="".join(f"<li>{escape(line)}</li>" for line in report.limits),
@@ -123,9 +124,7 @@ tr{border-bottom:1px solid var(--line)}.group th{padding-top:24px;color:var(--mu
 .numbers{font-size:14px;white-space:nowrap}.numbers small{color:var(--muted)}
 .m span{color:var(--muted)}.gone b{color:var(--gone)}.m.kept b{color:var(--kept)}
 .m.new b{color:var(--new)}.facts{max-width:640px}.facts th{font-weight:400;color:var(--muted)}
-.chart{max-width:760px;width:100%;height:auto;font:12px system-ui}.chart line{stroke:var(--line)}
-.chart text{fill:var(--muted);text-anchor:middle}.chart .tick{text-anchor:end}
-.chart .text rect{fill:var(--text)}.chart .cross rect{fill:var(--cross)}ul{max-width:80ch;padding-left:20px}
+ul{max-width:80ch;padding-left:20px}
 """
 
 PAGE = """<!doctype html>

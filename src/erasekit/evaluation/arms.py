@@ -1,0 +1,171 @@
+"""Arms: all that draws in a run, each with its prompts: the unedited model, edits, and the controls beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erasekit.errors import EditError, UsageError
+from erasekit.evaluation import controls
+from erasekit.evaluation.plan import Entry, Plan
+from erasekit.evaluation.shards import digest, slug
+from erasekit.evaluation.worker import Brush
+from erasekit.files import write_whole
+
+if TYPE_CHECKING:
+    from erasekit.evaluation.suites import Prompt, Sampling, Suite
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An edit's file, and what the file says of itself (its tensors are left to the workers)."""
+
+    name: str
+    file: Path
+    sha256: str
+    about: Mapping[str, Any]
+    code_only: bool
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the results say of the edit."""
+        kept = ("method", "parameters", "targets", "anchors", "bytes", "self_check")
+        return {"file": self.file.name, "sha256": self.sha256} | {key: self.about[key] for key in kept}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that draws `prompts`. `model_sha256` and `edit_sha256` are of the files, `edit` is for the results."""
+
+    arm: str
+    kind: str
+    label: str
+    brush: Brush
+    prompts: tuple[Prompt, ...]
+    model_sha256: str
+    edit_sha256: str | None = None
+    edit: dict[str, Any] | None = None
+
+    def context(self, sampling: Sampling) -> dict[str, Any]:
+        """All that decides this arm's pixels but prompts and seeds."""
+        return {
+            "model": self.model_sha256, "edit": self.edit_sha256, "noise": self.brush.noise,
+            "device": self.brush.device, "sampling": asdict(sampling),
+            "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
+        }  # fmt: skip
+
+
+def load_edits(plan: Plan, out: Path, model_sha256: str) -> list[Loaded]:
+    """The plan's edits in order; those that are to be fitted are fitted once, into `out/edits/`.
+
+    Raises `EditError` or `UsageError` in one line naming the entry's file or what is wrong with the request.
+    """
+    return [_loaded(entry, entry.file or _fitted(entry, plan.model, out, model_sha256)) for entry in plan.edits]
+
+
+def _loaded(entry: Entry, path: Path) -> Loaded:
+    from erasekit import io
+    from erasekit.ops import LinearOp
+
+    edit = io.load(path)
+    linear = any(isinstance(op, LinearOp) for op in edit.ops)
+    return Loaded(entry.name, path, hashlib.sha256(path.read_bytes()).hexdigest(), edit.describe(), not linear)
+
+
+def _fitted(entry: Entry, model: str, out: Path, model_sha256: str) -> Path:
+    """Where the fitted edit lies: under the digest of all that decides it, so that another run finds it again."""
+    from erasekit import api, io
+
+    path = out / "edits" / f"{slug(entry.name)}-{digest([model_sha256, entry.digest])[:8]}.safetensors"
+    try:
+        io.load(path)
+        return path
+    except EditError:  # not fitted yet, or damaged
+        start = time.perf_counter()
+    edit = api.erase(
+        model, list(entry.targets), anchor=list(entry.anchor) if entry.anchor is not None else None,
+        retain=entry.retain, method=entry.method, seed=entry.seed, **entry.parameters,
+    )  # fmt: skip
+    edit.save(path)
+    write_whole(path.with_suffix(".seconds"), f"{time.perf_counter() - start:.3f}\n".encode())
+    return path
+
+
+def build(plan: Plan, suite: Suite, edits: Sequence[Loaded], model_sha256: str) -> list[Arm]:
+    """The arms of one suite: base first, then each edit with its random control, then the models that never knew.
+
+    An edit is asked its own targets' prompts, the base all prompts of all arms. Raises `UsageError` where there is
+    neither an edit nor a target to ask for.
+    """
+    if not edits and not plan.targets and len(suite.targets) > 1 and not suite.whole:
+        raise UsageError(f"nothing to measure: give --edit, or name targets in a plan ({suite.name} knows "
+                         f"{len(suite.targets)})")  # fmt: skip
+    asked = {edit.name: suite.prompts(edit.about["targets"], edit.about["anchors"]) for edit in edits}
+    whole = union(asked.values()) if edits else suite.prompts(plan.targets)
+    own = Brush(plan.model, device=plan.device)
+    arms = [Arm("base", "base", "unedited model", own, whole, model_sha256)]
+    for edit in edits:
+        brush = replace(own, edit=edit.file)
+        arm = Arm(
+            f"edit:{edit.name}", "edit", edit.name, brush, asked[edit.name], model_sha256, edit.sha256, edit.facts
+        )
+        arms.append(arm)
+        if plan.control == "random" and not edit.code_only:
+            arms.append(_random(arm, edit, plan.seed))
+    return arms + [_never(spec, plan, suite, edits, whole) for spec in plan.never]
+
+
+def union(lists: Iterable[Sequence[Prompt]]) -> tuple[Prompt, ...]:
+    """All prompts by id, in the order in which they come; one that comes with other seeds has them all."""
+    found: dict[str, Prompt] = {}
+    for prompt in (prompt for prompts in lists for prompt in prompts):
+        known = found.setdefault(prompt.id, prompt)
+        if known.seeds != prompt.seeds:
+            found[prompt.id] = replace(known, seeds=tuple(dict.fromkeys(known.seeds + prompt.seeds)))
+    return tuple(found.values())
+
+
+def _random(arm: Arm, edit: Loaded, seed: int) -> Arm:
+    facts = edit.facts | {"method": controls.RANDOM, "parameters": {"seed": seed}, "self_check": {}}
+    return replace(arm, arm=f"random:{edit.name}", kind="random", label=f"noise of the norm of {edit.name}",
+                   brush=replace(arm.brush, noise=seed), edit=facts)  # fmt: skip
+
+
+def _never(spec: str, plan: Plan, suite: Suite, edits: Sequence[Loaded], whole: tuple[Prompt, ...]) -> Arm:
+    names = [target for edit in edits for target in edit.about["targets"]] or [*(plan.targets or suite.targets)]
+    model = controls.never(spec, list(dict.fromkeys(names)))
+    lists = [
+        suite.prompts(e.about["targets"], e.about["anchors"]) for e in edits if model.concept in e.about["targets"]
+    ]
+    prompts = union(lists) if lists else whole
+    brush = Brush(str(model.folder), device=plan.device)
+    return Arm(f"never:{model.concept}", "never", f"model that never knew {model.concept}", brush, prompts,
+               model_sha256(model.folder))  # fmt: skip
+
+
+def model_sha256(folder: Path) -> str:
+    """The sha256 of a model folder: of its index and of the names and hashes of its components' files."""
+    files = sorted(path for path in folder.glob("*/*") if path.is_file() and not path.name.startswith("."))
+    hashes = {path.relative_to(folder).as_posix(): _hash(path) for path in (folder / "model_index.json", *files)}
+    if len(hashes) < 2:
+        raise UsageError(f"{folder} holds no component of a model: give a whole diffusers folder")
+    return digest(hashes)
+
+
+def _hash(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def fit_seconds(arm: Arm) -> float | None:
+    """How long this run took to fit the arm's edit; None for an edit that came as a file."""
+    path = arm.brush.edit.with_suffix(".seconds") if arm.brush.edit else None
+    return float(path.read_text()) if path is not None and path.is_file() else None

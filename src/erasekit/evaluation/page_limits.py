@@ -1,0 +1,94 @@
+"""*What this does not show*: sentences made from what a run did not do."""
+
+from __future__ import annotations
+
+from erasekit.evaluation.page_parts import estimate, listed, number, row, table, text
+from erasekit.evaluation.page_view import TITLES, View
+
+PROBES = ("probe", "linear_probe", "nonlinear_probe")
+
+
+def limits(view: View) -> list[str]:
+    """One sentence for each thing that these results leave open; the order is the importance to a reader."""
+    return [line for part in (_attacks, _prompts, _inputs, _sampling, _judges, _controls, _inside, _scope)
+            for line in part(view)]  # fmt: skip
+
+
+def attacks(view: View) -> str:
+    """The attacks that were run, with what the attacker could spend; or the plain statement that none was."""
+    done = view.results.get("attacks", ())
+    if not done:
+        return "<p>No attack was run.</p>"
+    rows = [row(a["name"], [f"<td>{text(a['arm'])}</td>", estimate({**a, "metric": "attack", "group": None}, "share"),
+                            f"<td>{text(a['budget'])}</td>"], a["target"]) for a in done]  # fmt: skip
+    return table(
+        ["attack", "arm", "images that show the target", "budget"], rows, caption="Attacks, with 95 % intervals"
+    )
+
+
+def _attacks(view: View) -> list[str]:
+    done = list(dict.fromkeys(attack["name"] for attack in view.results.get("attacks", ())))
+    if done:
+        return [f"Only these attacks were run: {listed(done)}. Another attack, or a larger budget, may do better."]
+    return ["No attack was run: nothing here says what happens when somebody searches for prompts that bring the target "
+            "back, or fine-tunes the edited model for a short while."]  # fmt: skip
+
+
+def _prompts(view: View) -> list[str]:
+    prompts = {row.prompt for row in view.rows}
+    seeds = {row.seed for row in view.rows}
+    lines = [f"Only the {len(prompts)} prompts of this suite were drawn, with {len(seeds)} seeds in all. "
+             "A rate is one over these prompts, and zero images of n leave room for a rate of up to about 3/n."]  # fmt: skip
+    absent = [title for name, title in TITLES.items() if name not in view.groups]
+    lines += [f"No prompts of these kinds were drawn: {listed(absent, most=12).lower()}."] if absent else []
+    tongues = view.results["suite"].get("languages")
+    said = f"No language but {listed(tongues)}" if tongues else "No language but that of the suite's prompts"
+    return [*lines, f"{said}, no misspellings, no prompts in other scripts were tried."]
+
+
+def _inputs(view: View) -> list[str]:
+    return ["No image inputs: image-to-image, inpainting, image adapters and learned embeddings were not tried, nor the "
+            "edited model together with LoRAs, another text encoder or further fine-tuning."]  # fmt: skip
+
+
+def _sampling(view: View) -> list[str]:
+    used = view.results["suite"]["sampling"]
+    said = ", ".join(f"{name} {used[name]}" for name in ("scheduler", "steps", "guidance") if used.get(name))
+    return [f"No other sampler, step count or guidance than this suite's ({said or 'the default of the model'})."]
+
+
+def _judges(view: View) -> list[str]:
+    judges = view.results["suite"]["judges"]
+    lines = ["A judge decided, not people: " + ", ".join(judge["name"] for judge in judges) + ". What it overlooks is "
+             "counted as absent."]  # fmt: skip
+    blind = [judge["name"] for judge in judges if not judge["calibration"]]
+    return [*lines, *([f"Error rates were not measured for {listed(blind)}."] if blind else [])]
+
+
+def _controls(view: View) -> list[str]:
+    lines, kinds = [], {arm["kind"] for arm in view.arms}
+    if "base" not in kinds:
+        lines.append("The unedited model was not drawn, so there is no rate before the edit.")
+    if "random" not in kinds:
+        lines.append("No random change of the same norm was drawn: some of the effect may be plain damage.")
+    if "never" not in kinds:
+        lines.append("No model trained without the target was at hand: how close the edited model is to one that never "
+                     "knew the target is open.")  # fmt: skip
+    return lines
+
+
+def _inside(view: View) -> list[str]:
+    if {entry["metric"] for entry in view.results["metrics"]}.intersection(PROBES):
+        return []
+    return ["No probe looked inside the model: a target that no longer shows in images may still be represented there."]
+
+
+def _scope(view: View) -> list[str]:
+    counts = {len(arm["edit"]["targets"]) for arm in view.edits if arm["edit"]}
+    most = max(counts, default=0)
+    many = f"These edits have {number(most)} target{'s' if most != 1 else ''} at most" if most else "No edit was drawn"
+    return [f"{many}; nothing is shown about other targets, or about a further edit on top.",
+            "An edit file can be subtracted from the model again, and the file itself points to where the target was "
+            "represented.",
+            "Edits change what a model draws, not what it was trained on: this is no statement about training data, law, "
+            "or fitness for a purpose."]  # fmt: skip

@@ -1,0 +1,175 @@
+"""A plan: many edits, methods and suites in one YAML file, or the same from the command line; checked before any work.
+
+An entry of `edits` is a file (`file: cat.safetensors`), or a request that is fitted first (`targets`, `anchor`,
+`method`, `retain`, `parameters`, `seed`); a list of methods makes one entry a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from erasekit.errors import UsageError
+from erasekit.evaluation.shards import digest, slug
+
+CONTROLS = ("random", "none")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One edit: a file, or a request to fit. `name` is how the results call it; a request's seed is its own."""
+
+    name: str
+    file: Path | None = None
+    method: str = "erasepro"
+    targets: tuple[str, ...] = ()
+    anchor: tuple[str, ...] | None = None
+    retain: tuple[str, ...] = ()
+    parameters: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides a fitted edit but the model."""
+        return digest([self.method, self.targets, self.anchor, self.retain, self.parameters, self.seed])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is evaluated, and how. `batch` is a shard's size: it belongs to the plan, as a batch's size changes float
+    rounding; `jobs` and where the work is done do not."""
+
+    suites: tuple[str, ...]
+    model: str = "emoji"
+    edits: tuple[Entry, ...] = ()
+    targets: tuple[str, ...] = ()
+    prompts: Path | None = None
+    control: str = "random"
+    never: tuple[str, ...] = ()
+    batch: int = 16
+    seed: int = 0
+    device: str = "cpu"
+    title: str = ""
+    published: dict[str, Any] = field(default_factory=dict)  # what a paper reports, shown beside our numbers
+
+    def __post_init__(self) -> None:
+        if not self.suites:
+            raise UsageError("no suite: give --suite NAME (`erasekit suites` lists them)")
+        if len(set(self.suites)) != len(self.suites):
+            raise UsageError("a suite is named twice: give each once")
+        if self.control not in CONTROLS:
+            raise UsageError(f"--control is one of {', '.join(CONTROLS)}, not {self.control!r}")
+        if self.batch < 1:
+            raise UsageError("--batch takes a number from 1 on")
+        names = [slug(entry.name) for entry in self.edits]
+        twice = next((entry.name for entry in self.edits if names.count(slug(entry.name)) > 1), None)
+        if twice is not None:
+            raise UsageError(f"two edits would be called {twice!r} in the results: rename a file, or give each a name")
+
+
+def files(paths: Sequence[Path]) -> tuple[Entry, ...]:
+    """Entries of edit files, named after them; where names repeat, with their folder's name in front."""
+    stems = [path.stem for path in paths]
+    return tuple(
+        Entry(path.stem if stems.count(path.stem) == 1 else f"{path.resolve().parent.name}-{path.stem}", file=path)
+        for path in paths
+    )
+
+
+def read(path: Path) -> Plan:
+    """The plan in a YAML file; paths in it are relative to the file. `UsageError` names the key that is wrong."""
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"cannot read the plan {path} ({reason}): give a YAML file") from error
+    known = {f.name for f in fields(Plan)}
+    data = _keys(data, {*known, "suite"}, f"the plan {path}")
+    if "suite" in data:
+        data["suites"] = [*_texts("suite", data.pop("suite")), *_texts("suites", data.get("suites", []))]
+    values: dict[str, Any] = {key: value for key, value in data.items() if key != "edits"}
+    for key in ("suites", "targets", "never"):
+        values[key] = tuple(_texts(key, values.get(key, [])))
+    for key in ("batch", "seed"):
+        values[key] = _whole(key, values.get(key, getattr(Plan, key)))
+    for key in ("model", "control", "device", "title"):
+        values[key] = str(values.get(key, getattr(Plan, key)))
+    values["published"] = _keys(values.get("published", {}), None, "published")
+    here = path.parent
+    values["prompts"] = here / str(values["prompts"]) if values.get("prompts") else None
+    values["model"] = _beside(here, values["model"])
+    values["suites"] = tuple(_beside(here, name) for name in values["suites"])
+    values["never"] = tuple(_never_beside(here, spec) for spec in values["never"])
+    return Plan(**values, edits=_entries(data.get("edits", []), here, values["seed"]))
+
+
+def _entries(value: Any, here: Path, seed: int) -> tuple[Entry, ...]:
+    items = value if isinstance(value, list) else [value]
+    return tuple(entry for i, item in enumerate(items) for entry in _expanded(item, here, seed, f"edits[{i}]"))
+
+
+def _expanded(item: Any, here: Path, seed: int, where: str) -> list[Entry]:
+    if isinstance(item, str):
+        item = {"file": item}
+    data = _keys(item, {f.name for f in fields(Entry)}, where)
+    if ("file" in data) == ("targets" in data):
+        raise UsageError(f"{where} needs either file (an edit) or targets (an edit to fit)")
+    if "file" in data:
+        file = here / str(_keys(data, {"file", "name"}, f"{where}, an edit file,")["file"])
+        return [Entry(str(data.get("name", file.stem)), file=file)]
+    methods = _texts(f"{where}.method", data.get("method", "erasepro"))
+    if not methods:
+        raise UsageError(f"{where}.method is empty: name one of `erasekit methods`, or leave it out")
+    entry = Entry(
+        str(data.get("name", "")),
+        targets=tuple(_texts(f"{where}.targets", data["targets"])),
+        anchor=tuple(_texts(f"{where}.anchor", data["anchor"])) if data.get("anchor") is not None else None,
+        retain=tuple(_texts(f"{where}.retain", data.get("retain", []))),
+        parameters=_keys(data.get("parameters", {}), None, f"{where}.parameters"),
+        seed=_whole(f"{where}.seed", data.get("seed", seed)),
+    )
+    if not entry.targets:
+        raise UsageError(f"{where}.targets is empty: name at least one concept to erase")
+    return [replace(entry, method=method, name=_name(entry, method, len(methods))) for method in methods]
+
+
+def _name(entry: Entry, method: str, methods: int) -> str:
+    if not entry.name:
+        first, *others = map(slug, entry.targets)
+        return f"{method}-{first}" + (f"-and-{len(others)}-more" if others else "")
+    return entry.name if methods == 1 else f"{entry.name}-{method}"
+
+
+def _keys(value: Any, known: set[str] | None, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where} must be a mapping of names to values, not {str(value)[:40]!r}")
+    if known is not None and (unknown := sorted(str(key) for key in value if key not in known)):
+        raise UsageError(f"{where} has {', '.join(unknown)}: its keys are {', '.join(sorted(known))}")
+    return {str(key): item for key, item in value.items()}
+
+
+def _texts(key: str, value: Any) -> list[str]:
+    items = [value] if isinstance(value, str) else value
+    if isinstance(items, list) and all(isinstance(item, str) for item in items):
+        return items
+    raise UsageError(f"{key} must be a word or a list of words, not {value!r}: put quotes around words such as no")
+
+
+def _whole(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{key} must be a whole number, not {value!r}")
+    return value
+
+
+def _beside(here: Path, name: str) -> str:
+    """A path beside the plan, where there is one; a name otherwise."""
+    return str(here / name) if (here / name).exists() else name
+
+
+def _never_beside(here: Path, spec: str) -> str:
+    name, sign, path = spec.partition("=")
+    return f"{name}={_beside(here, path)}" if sign else _beside(here, spec)

@@ -1,0 +1,183 @@
+"""The runner: plan, shards, rows, aggregates. Kill it at any point and run it again: it goes on where it was.
+
+A suite's folder holds `images/` and `shards/` (finished work), and at the end `run.json`, `texts.json`, `rows.jsonl`
+(one line an image), `results.json`, `report.html` and `timing.json`. All but the times and the page that shows
+them are the same bytes whether the run was interrupted or not, and however many workers there were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erasekit import models
+from erasekit.errors import EraseKitError
+from erasekit.evaluation import aggregate, arms, cache, head, judges, rows, shards
+from erasekit.evaluation.arms import Arm
+from erasekit.evaluation.cache import Store
+from erasekit.evaluation.executors import Executor, Local
+from erasekit.evaluation.plan import Plan
+from erasekit.evaluation.rows import Row
+from erasekit.evaluation.shards import Shard
+from erasekit.evaluation.worker import Task
+from erasekit.files import check_writable, write_whole
+
+if TYPE_CHECKING:
+    from erasekit.evaluation.judges import Judge
+    from erasekit.evaluation.suites import Suite
+
+Progress = Callable[[int, int, str], None]
+TIMING = "timing.json"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A shard with the key of its rows, the arm that draws it, and where its finished work lies."""
+
+    shard: Shard
+    key: str
+    arm: Arm
+    store: Store
+
+
+@dataclass(frozen=True)
+class Job:
+    """One suite of a plan: its arms, its pieces in canonical order, and the folder of its results."""
+
+    suite: Suite
+    folder: Path
+    arms: list[Arm]
+    judges: list[Judge]
+    pieces: list[Piece]
+    model: dict[str, str]
+    published: dict[str, Any]
+
+
+def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baseline: Path | None = None,
+             command: str = "", progress: Progress | None = None) -> list[Path]:  # fmt: skip
+    """Measure every edit of the plan on every suite; the paths of the `results.json` files, one a suite.
+
+    With one suite the results lie in `out`, with several in a folder of `out` each. What was finished by an earlier
+    call is not done again. `baseline`: where the unedited model's images are kept for other runs. `progress` is called
+    with (images done, images in all, "images"). Raises `EraseKitError` in one line; finished shards are kept.
+    """
+    from erasekit.evaluation.suites import load_suite
+
+    suites = [load_suite(name, prompts=plan.prompts) for name in plan.suites]
+    referees = {spec: judges.get(spec) for suite in suites for spec in suite.judges}  # what is missing shows up now
+    folder = models.resolve(plan.model)
+    model = {"id": folder.name if Path(plan.model).exists() else plan.model, "sha256": arms.model_sha256(folder)}
+    check_writable(out / "results.json")
+    edits = arms.load_edits(plan, out, model["sha256"])
+    cached = cache.baseline(baseline, out, model)
+    places = [out] if len(suites) == 1 else [out / shards.slug(suite.name) for suite in suites]
+    jobs = [_job(plan, suite, place, arms.build(plan, suite, edits, model["sha256"]), cached, model, referees)
+            for suite, place in zip(suites, places, strict=True)]  # fmt: skip
+    finished = _work(jobs, executor or Local(), progress)
+    return [_write(job, finished, command) for job in jobs]
+
+
+def _job(plan: Plan, suite: Suite, place: Path, drawn: list[Arm], cached: Path, model: dict[str, str],
+         referees: dict[str, Judge]) -> Job:  # fmt: skip
+    """The suite's work, laid out: the base's shards belong to the baseline, the others to the suite's own folder."""
+    own, base = Store(place), cache.suite_store(cached, suite.name, suite.digest)
+    panel = [referees[spec] for spec in suite.judges]
+    names = [[judge.name, judge.weights_sha256] for judge in panel]
+    pieces = []
+    for arm in drawn:
+        for shard in shards.split(arm.arm, arm.prompts, size=plan.batch, context=arm.context(suite.sampling)):
+            asked = [asdict(item.prompt) for item in shard.items]
+            key = shards.digest([suite.digest, arm.arm, shard.digest, names, asked])
+            pieces.append(Piece(shard, key, arm, base if arm.kind == "base" else own))
+    return Job(suite, place, drawn, panel, pieces, model, plan.published)
+
+
+def _work(jobs: Sequence[Job], executor: Executor, progress: Progress | None) -> dict[str, list[Row]]:
+    """Every piece's rows by key: read where they are finished, made where they are not."""
+    pieces = {piece.key: (job, piece) for job in jobs for piece in job.pieces}
+    found = {key: ready for key, (job, piece) in pieces.items() if (ready := _ready(job, piece)) is not None}
+    todo = [pieces[key] for key in pieces if key not in found]
+    total = sum(len(piece.shard.items) for _, piece in pieces.values())
+    done = sum(map(len, found.values()))
+    if progress is not None:
+        progress(done, total, "images")
+    for result in executor.run([_task(job, piece) for job, piece in _in_turn(todo)]):
+        job, piece = pieces[result.key]
+        piece.store.save(piece.shard, result)
+        found[result.key] = _kept(job, piece)
+        done += len(result.pngs)
+        if progress is not None:
+            progress(done, total, "images")
+    return found
+
+
+def _ready(job: Job, piece: Piece) -> list[Row] | None:
+    """The rows of a finished piece, which lie in the job's own folder from then on."""
+    own = Store(job.folder)
+    found = own.finished(piece.shard, piece.key)
+    if found is None and piece.store != own:
+        found = piece.store.finished(piece.shard, piece.key)
+        if found is not None:
+            own.take(piece.store, piece.key, found)
+    return found
+
+
+def _kept(job: Job, piece: Piece) -> list[Row]:
+    found = _ready(job, piece)
+    if found is None:
+        raise EraseKitError(f"{piece.store.folder} does not hold what was just written there: check the disk, then run "
+                            "the same command again")  # fmt: skip
+    return found
+
+
+def _in_turn(todo: list[tuple[Job, Piece]]) -> list[tuple[Job, Piece]]:
+    """The first piece of every arm, then the rest: an edit that does not fit the model fails in the first minutes."""
+    first: dict[tuple[Path, str], tuple[Job, Piece]] = {}
+    for job, piece in todo:
+        first.setdefault((job.folder, piece.arm.arm), (job, piece))
+    keys = {piece.key for _, piece in first.values()}
+    return [*first.values(), *((job, piece) for job, piece in todo if piece.key not in keys)]
+
+
+def _task(job: Job, piece: Piece) -> Task:
+    return Task(piece.key, piece.shard, piece.arm.brush, job.suite.sampling, job.suite.judges,
+                piece.store.pngs(piece.shard))  # fmt: skip
+
+
+def _write(job: Job, finished: dict[str, list[Row]], command: str) -> Path:
+    """Merge, aggregate, report: each file whole, `results.json` after all that it is made from."""
+    from erasekit.evaluation import page, results
+
+    merged = [row for piece in job.pieces for row in finished[piece.key]]
+    about = head.head(job.suite, job.arms, job.judges, model=job.model, command=command, warnings=_notes(job),
+                      published=job.published)  # fmt: skip
+    texts = head.texts(job.suite, job.arms, job.judges, about)
+    for name, value in ((aggregate.HEAD, about), (aggregate.TEXTS, texts), (TIMING, _timing(job))):
+        write_whole(
+            job.folder / name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        )
+    write_whole(job.folder / rows.FILE, rows.encode(merged))
+    found = aggregate.recompute(job.folder)  # from the files, so that what is written is what can be computed again
+    path = results.write(found, job.folder)
+    page.write_report(found, merged, job.folder, timing=_timing(job))
+    return path
+
+
+def _notes(job: Job) -> list[str]:
+    """Controls that this run lacks."""
+    noisy = {arm.arm.partition(":")[2] for arm in job.arms if arm.kind == "random"}
+    return [f"{arm.label}: no random control was drawn, so damage is not told from erasure"
+            for arm in job.arms if arm.kind == "edit" and arm.arm.partition(":")[2] not in noisy]  # fmt: skip
+
+
+def _timing(job: Job) -> dict[str, dict[str, float]]:
+    """Seconds of one worker by arm: drawing and judging, in whatever call and run it was done; fitting beside it."""
+    spent = {arm.arm: 0.0 for arm in job.arms}
+    for piece in job.pieces:
+        spent[piece.arm.arm] += Store(job.folder).seconds(piece.key)
+    fitted = {arm.arm: arms.fit_seconds(arm) for arm in job.arms if arm.kind == "edit"}
+    return {"images": {arm: round(seconds, 3) for arm, seconds in spent.items()},
+            "fit": {arm: seconds for arm, seconds in fitted.items() if seconds is not None}}  # fmt: skip

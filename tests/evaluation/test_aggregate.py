@@ -1,0 +1,234 @@
+"""Aggregates of hand-made rows against counts by naive loops, and what the controls must look like."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import fakes
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from erasekit.evaluation import results, rows
+from erasekit.evaluation.aggregate import aggregate
+from erasekit.evaluation.judges.base import packed
+from erasekit.evaluation.rows import Row
+from erasekit.evaluation.statistics import wilson
+
+RULE, NEAR = "rule-v1[3]@0.5", "near-v1"
+EDIT = {"file": "e.safetensors", "sha256": "0" * 64, "method": "uce", "parameters": {}, "targets": ["cat"],
+        "anchors": ["dog"], "bytes": 1, "self_check": {}}  # fmt: skip
+HEAD = {
+    "created_by": {"erasekit": "0", "command": "", "versions": {}},
+    "suite": {"name": "tiny", "version": 1, "digest": "d", "title": "", "kind": "object", "sampling": {}, "judges": [
+        {"name": name, "weights_sha256": "0", "licence": "", "calibration": {}} for name in (RULE, NEAR)]},
+    "model": {"id": "tiny", "sha256": "0"},
+    "arms": [{"arm": "base", "kind": "base", "label": "base", "edit": None},
+             {"arm": "edit:e", "kind": "edit", "label": "e", "edit": EDIT},
+             {"arm": "edit:same", "kind": "edit", "label": "same", "edit": EDIT}],
+    "labels": {"cat": ["cat"]},
+    "anchors": {name: {"cat": {"name": "dog", "label": "dog"}} for name in ("edit:e", "edit:same")},
+    "twins": {"plain/0": "a photo", "plain/1": "a picture"},
+    "warnings": [],
+}  # fmt: skip
+ASKS = {"plain": 6, "synonym": 4, "complex": 3}
+KEPT = {"neighbour": 4, "unrelated": 6}
+
+
+def row(arm: str, group: str, number: int, seed: int, found: list[str], vector: torch.Tensor, status: str = "ok") -> Row:
+    asks = group in ASKS
+    style = random.Random(f"{arm}{number}").choice(["noto", "flat"])
+    said = {"status": status, "found": found, "style": style, "background": "blue"}
+    said = said if status == "ok" else {"status": status, "reason": "it is so"}
+    return Row(arm, f"{group}/{number}", group, f"{group} text {number}", "cat" if asks else "", ["cat"] if asks else ["fox"],
+               "noto" if number % 2 else None, None, seed, "x.png", "0", status,
+               {RULE: said, NEAR: {"status": "ok", **packed(vector)}})  # fmt: skip
+
+
+def drawn(arm: str, chance: random.Random, *, gone: float, lost: float, bad: float = 0.0) -> list[Row]:
+    """Rows of an arm in which the target is found with rate 1 - gone, and what is to be kept is lost with rate lost."""
+    made = []
+    for group, prompts in {**ASKS, **KEPT}.items():
+        for number in range(prompts):
+            for seed in range(3):
+                shown = "cat" if group in ASKS else "fox"
+                missing = chance.random() < (gone if group in ASKS else lost)
+                found = (["dog"] if group in ASKS and chance.random() < 0.7 else []) if missing else [shown]
+                vector = F.normalize(torch.tensor([chance.random() + 0.1 for _ in range(6)]), dim=0)
+                status = "ok" if chance.random() >= bad else chance.choice(["failed", "invalid"])
+                made.append(row(arm, group, number, seed, found, vector, status))
+    return made
+
+
+@pytest.fixture(scope="module")
+def data() -> list[Row]:
+    base = drawn("base", random.Random(0), gone=0.2, lost=0.1)
+    edited = drawn("edit:e", random.Random(1), gone=0.9, lost=0.3, bad=0.15)
+    return base + edited + [replace(r, arm="edit:same") for r in base]
+
+
+@pytest.fixture(scope="module")
+def texts(data: list[Row]) -> dict:
+    words = {f"A photo depicts {w}" for w in [r.text for r in data] + ["a photo", "a picture", "cat", "dog"]}
+    vectors = fakes.NearJudge().text_embeddings(sorted(words))
+    return {NEAR: {word: packed(v)["embedding"] for word, v in zip(sorted(words), vectors, strict=True)}}
+
+
+@pytest.fixture(scope="module")
+def found(data: list[Row], texts: dict) -> dict:
+    return results.validate(aggregate(data, HEAD, texts))
+
+
+def one(found: dict, metric: str, arm: str, group: str | None = None, target: str | None = None) -> dict:
+    (entry,) = [m for m in found["metrics"]
+                if (m["metric"], m["arm"], m["group"], m["target"]) == (metric, arm, group, target)]  # fmt: skip
+    return entry
+
+
+def says(r: Row, word: str) -> bool:
+    return word in r.judgements[RULE].get("found", [])
+
+
+def test_efficacy_and_generality_are_naive_counts(data: list[Row], found: dict) -> None:
+    for metric, group, groups in (("efficacy", None, ["plain"]), ("generality", None, ["synonym", "complex"]),
+                                  ("generality", "synonym", ["synonym"])):  # fmt: skip
+        n = hits = bad = 0
+        for r in data:
+            if r.arm == "edit:e" and r.group in groups:
+                bad += r.judgements[RULE]["status"] != "ok"
+                if r.judgements[RULE]["status"] == "ok":
+                    n, hits = n + 1, hits + (not says(r, "cat"))
+        entry = one(found, metric, "edit:e", group)
+        assert (entry["value"], entry["n"]) == (hits / n, n)
+        assert (entry["low"], entry["high"]) == wilson(hits, n) and entry["interval"] == "wilson95"
+        assert entry["pessimistic"]["value"] == hits / (n + bad), "what could not be judged counts as not erased"
+        assert bad > 0 or group
+
+
+def test_where_less_is_better_the_pessimistic_rate_counts_the_other_way(data: list[Row], found: dict) -> None:
+    asked = [r for r in data if r.arm == "edit:e" and r.group in ASKS]
+    hits, bad = sum(says(r, "cat") for r in asked), sum(r.status != "ok" for r in asked)
+    entry = one(found, "target_rate", "edit:e")
+    assert entry["pessimistic"]["value"] == (hits + bad) / len(asked) > entry["value"] == hits / (len(asked) - bad)
+    anchor = one(found, "anchor_rate", "edit:e")
+    assert anchor["value"] == sum(says(r, "dog") for r in asked) / (len(asked) - bad)
+
+
+def test_specificity_is_relative_to_the_base_and_the_wanted_rate_absolute(data: list[Row], found: dict) -> None:
+    base = {r.shot: r for r in data if r.arm == "base"}
+    kept = [r for r in data if r.arm == "edit:e" and r.group in KEPT and r.status == "ok"]
+    pairs = [r for r in kept if says(base[r.shot], "fox")]
+    assert 0 < len(pairs) < len(kept)
+    assert one(found, "specificity", "edit:e")["value"] == sum(says(r, "fox") for r in pairs) / len(pairs)
+    assert one(found, "wanted_rate", "edit:e")["value"] == sum(says(r, "fox") for r in kept) / len(kept)
+    styled = [r for r in data if r.arm == "edit:e" and r.style and r.status == "ok"]
+    followed = sum(r.judgements[RULE]["style"] == r.style for r in styled)
+    assert one(found, "style_rate", "edit:e")["value"] == followed / len(styled)
+
+
+def test_the_unedited_model_against_itself(found: dict) -> None:
+    for name in ("specificity", "fidelity"):
+        assert one(found, name, "edit:same")["value"] == one(found, name, "base")["value"] == 1
+    assert one(found, "efficacy", "edit:same")["value"] == one(found, "efficacy", "base")["value"]
+    same = [d for d in found["differences"] if d["arm"] == "edit:same"]
+    assert same and all((d["value"], d["p"]) == (0, 1) and d["low"] in (0, None) for d in same)
+    assert any(d["low"] == 0 == d["high"] for d in same)
+    kid = one(found, f"kid({NEAR})", "edit:same")
+    assert kid["value"] < one(found, f"kid({NEAR})", "edit:e")["value"]
+
+
+def test_differences_are_paired_with_mcnemar_and_holm(data: list[Row], found: dict) -> None:
+    base = {r.shot: r for r in data if r.arm == "base"}
+    plus = minus = n = 0
+    for r in data:
+        if r.arm == "edit:e" and r.group == "plain" and r.status == "ok":
+            before, after = not says(base[r.shot], "cat"), not says(r, "cat")
+            plus, minus, n = plus + (after and not before), minus + (before and not after), n + 1
+    (entry,) = [d for d in found["differences"] if (d["metric"], d["arm"], d["group"]) == ("efficacy", "edit:e", None)]
+    assert (entry["n"], entry["against"]) == (n, "base") and entry["value"] == pytest.approx((plus - minus) / n)
+    tail = sum(math.comb(plus + minus, k) for k in range(min(plus, minus) + 1)) / 2 ** (plus + minus)
+    assert entry["p"] == pytest.approx(min(1, 2 * tail)) and entry["p"] < 0.05
+    assert entry["low"] > 0
+    ps = sorted(d["p"] for d in found["differences"])
+    assert entry["p"] <= entry["p_holm"] <= min(1, len(ps) * entry["p"])
+    least = min(found["differences"], key=lambda d: d["p"])
+    assert least["p_holm"] == pytest.approx(min(1, len(ps) * least["p"]))
+
+
+def test_harmonic_means_have_their_terms_and_intervals(found: dict) -> None:
+    parts = [one(found, name, "edit:e")["value"] for name in ("efficacy", "generality", "specificity")]
+    entry = one(found, "erasebench", "edit:e")
+    assert entry["value"] == pytest.approx(3 / sum(1 / part for part in parts))
+    assert entry["low"] < entry["value"] < entry["high"] and entry["low"] >= 0 and entry["high"] <= 1
+    two = [one(found, name, "edit:e")["value"] for name in ("efficacy", "wanted_rate")]
+    assert one(found, "h_c", "edit:e")["value"] == pytest.approx(2 / sum(1 / part for part in two))
+    three = [*two, one(found, "generality", "edit:e", "synonym")["value"]]
+    assert one(found, "h_o", "edit:e")["value"] == pytest.approx(3 / sum(1 / part for part in three))
+
+
+def test_clip_numbers_are_naive_dot_products(data: list[Row], found: dict) -> None:
+    judge = fakes.NearJudge()
+
+    def vector(r: Row) -> np.ndarray:
+        import base64
+
+        stored = np.frombuffer(base64.b64decode(r.judgements[NEAR]["embedding"]), "<f2").astype(float)
+        return stored / np.linalg.norm(stored)
+
+    def text(words: str) -> np.ndarray:
+        return judge.text_embeddings(["A photo depicts " + words])[0].double().numpy()
+
+    plain = [r for r in data if r.arm == "edit:e" and r.group == "plain"]
+    scores = [2.5 * max(0.0, float(vector(r) @ text(r.text))) for r in plain]
+    entry = one(found, "clip_score", "edit:e", "plain")
+    assert entry["value"] == pytest.approx(np.mean(scores), rel=1e-3) and entry["low"] <= entry["value"] <= entry["high"]
+    assert entry["floor"] is not None and entry["ceiling"] == pytest.approx(one(found, "clip_score", "base", "plain")["value"])
+    nearer = [vector(r) @ text("cat") > vector(r) @ text("dog") for r in plain]
+    assert one(found, "clip_accuracy", "edit:e", "plain")["value"] == np.mean(nearer)
+    twins = [2.5 * float(vector(r) @ text(HEAD["twins"][r.prompt])) for r in plain if r.prompt in HEAD["twins"]]
+    assert one(found, "in_prompt", "edit:e")["value"] == pytest.approx(np.mean(twins), rel=1e-3)
+
+
+def test_the_same_rows_give_the_same_bytes_through_the_file(data: list[Row], texts: dict, found: dict) -> None:
+    again = aggregate(rows.decode(rows.encode(data)), HEAD, texts)
+    assert results.to_bytes(again) == results.to_bytes(found)
+
+
+def test_groups_in_which_the_base_shows_nothing_are_flagged(data: list[Row], texts: dict) -> None:
+    blind = [replace(r, judgements=r.judgements | {RULE: {"status": "ok", "found": []}})
+             if r.arm == "base" and r.group == "synonym" else r for r in data]  # fmt: skip
+    warnings = aggregate(blind, HEAD, texts)["warnings"]
+    assert any("0 of 12 images" in line and "synonym" in line for line in warnings)
+    assert not any("plain" in line for line in warnings)
+    assert any(line.startswith("edit:e:") and "could not be judged" in line for line in warnings)
+
+
+def test_black_images_win_nothing(data: list[Row], texts: dict) -> None:
+    """An arm that draws only black images has no rate at all, and loses every pessimistic one."""
+    said = {RULE: {"status": "invalid", "reason": "black"}, NEAR: {"status": "invalid", "reason": "black"}}
+    black = [replace(r, status="invalid", judgements=said) if r.arm == "edit:e" else r for r in data]
+    found = aggregate(black, HEAD, texts)
+    own = [m for m in found["metrics"] if m["arm"] == "edit:e"]
+    assert {m["metric"] for m in own} <= {"valid_rate"} and all(m["value"] == 0 for m in own)
+    assert not [d for d in found["differences"] if d["arm"] == "edit:e"]
+
+
+def test_several_targets_have_a_table_each(data: list[Row], texts: dict) -> None:
+    dogs = [replace(r, target="dog", prompt=r.prompt + "/dog") if r.group in ASKS and int(r.prompt[-1]) % 2 else r
+            for r in data if r.arm == "base"]  # fmt: skip
+    head = HEAD | {"arms": HEAD["arms"][:1], "labels": {"cat": ["cat"], "dog": ["dog", "fox"]}, "anchors": {}, "twins": {}}
+    found = aggregate(dogs, head, {})
+    plain = [r for r in dogs if r.group == "plain" and r.target == "dog"]
+    expected = sum(not (says(r, "dog") or says(r, "fox")) for r in plain) / len(plain)
+    assert one(found, "efficacy", "base", None, "dog")["value"] == expected
+    assert one(found, "efficacy", "base", "plain", "dog")["value"] == expected
+
+
+def test_in_a_suite_of_styles_the_style_decides(data: list[Row]) -> None:
+    head = HEAD | {"suite": HEAD["suite"] | {"kind": "style"}, "labels": {"cat": ["noto"]}, "twins": {}}
+    found = aggregate(data, head, {})
+    plain = [r for r in data if r.arm == "base" and r.group == "plain"]
+    assert one(found, "efficacy", "base")["value"] == np.mean([r.judgements[RULE]["style"] != "noto" for r in plain])

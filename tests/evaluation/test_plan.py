@@ -1,0 +1,86 @@
+"""Plans: what a YAML file means, and one line for each mistake in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from erasekit.errors import UsageError
+from erasekit.evaluation import plan as plans
+from erasekit.evaluation.plan import Entry, Plan
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_edits_times_methods_times_suites(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("")
+    plan = plans.read(written(tmp_path, """
+suites: [emoji/object, mine.yaml]
+never: [cat=emoji-never-cat]
+seed: 3
+edits:
+  - cat.safetensors
+  - {file: sub/dog.safetensors, name: other}
+  - {targets: cat, anchor: dog, method: [erasepro, uce], retain: [fox, wolf]}
+  - {targets: [cat, dog], anchor: [fox, fox], method: uce, parameters: {lamb: 0.5}, seed: 9}
+"""))  # fmt: skip
+    assert plan.suites == ("emoji/object", str(tmp_path / "mine.yaml"))
+    assert plan.never == ("cat=emoji-never-cat",)
+    assert [entry.name for entry in plan.edits] == ["cat", "other", "erasepro-cat", "uce-cat", "uce-cat-and-1-more"]
+    first, second, third, fourth, last = plan.edits
+    assert (first.file, second.file) == (tmp_path / "cat.safetensors", tmp_path / "sub/dog.safetensors")
+    assert third.targets == fourth.targets == ("cat",) and third.anchor == ("dog",) and third.retain == ("fox", "wolf")
+    assert (third.method, fourth.method, third.seed, last.seed) == ("erasepro", "uce", 3, 9)
+    assert last.parameters == {"lamb": 0.5} and last.anchor == ("fox", "fox")
+
+
+def test_what_decides_a_fitted_edit_decides_its_digest() -> None:
+    entry = Entry("a", targets=("cat",), anchor=("dog",))
+    others = [Entry("a", targets=("dog",), anchor=("dog",)), Entry("a", targets=("cat",)),
+              Entry("a", targets=("cat",), anchor=("dog",), seed=1),
+              Entry("a", method="uce", targets=("cat",), anchor=("dog",)),
+              Entry("a", targets=("cat",), anchor=("dog",), parameters={"ridge": 1})]  # fmt: skip
+    assert len({entry.digest, *(other.digest for other in others)}) == 6
+    assert Entry("b", targets=("cat",), anchor=("dog",)).digest == entry.digest, "a name decides nothing"
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("suites: tiny\nedit: x", "has edit: its keys are"),
+    ("suites: tiny\nedits: [{file: a, method: uce}]", "an edit file, has method"),
+    ("suites: tiny\nedits: [{method: uce}]", "needs either file"),
+    ("suites: tiny\nedits: [{targets: [1]}]", "targets must be a word"),
+    ("suites: tiny\nedits: [{targets: []}]", "targets is empty"),
+    ("suites: tiny\nseed: x", "seed must be a whole number"),
+    ("suites: tiny\nbatch: 0", "--batch"),
+    ("suites: tiny\ncontrol: sometimes", "--control is one of random, none"),
+    ("suites: [tiny, tiny]", "named twice"),
+    ("suites: tiny\nedits: [a/cat.safetensors, b/cat.safetensors]", "two edits would be called 'cat'"),
+    ("model: emoji", "no suite"),
+    ("- a", "must be a mapping"),
+    (": [", "cannot read the plan"),
+])  # fmt: skip
+def test_mistakes_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        plans.read(written(tmp_path, text))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_of_one_name_are_called_after_their_folders(tmp_path: Path) -> None:
+    names = ("a/edit.safetensors", "b/edit.safetensors", "c.safetensors")
+    entries = plans.files([tmp_path / name for name in names])
+    assert [entry.name for entry in entries] == ["a-edit", "b-edit", "c"]
+
+
+def test_a_missing_plan_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the plan"):
+        plans.read(tmp_path / "none.yaml")
+
+
+def test_defaults() -> None:
+    plan = Plan(("tiny",))
+    assert (plan.model, plan.control, plan.batch, plan.seed) == ("emoji", "random", 16, 0)

@@ -6,6 +6,7 @@ import torch
 
 from erasekit.evaluation import judges
 from erasekit.evaluation.judges.emoji_clip import rates
+from erasekit.evaluation.metrics.clip import decode
 from erasekit.worlds.emoji.clip import CLIP_DIR, calibration, load_clip
 from erasekit.worlds.emoji.scenes import Scene, render, sample_scene
 from erasekit.worlds.emoji.train.clip import vocabulary
@@ -49,7 +50,7 @@ def test_unknown_words_and_prefixes_move_a_text_little():
 def test_a_cat_is_no_dog():
     judge = judges.get("emoji-clip")
     out = judge.judge(batch([Scene((i,), 0, 2, ((32, 32, 50),)) for i in (0, 1)]), ["", ""])
-    vectors = torch.stack([judges.unpacked(j.data) for j in out])
+    vectors = torch.from_numpy(np.stack([decode(j.data["embedding"]) for j in out])).float()
     cosines = vectors @ judges.text_embeddings(judge, ["a cat", "a dog"]).T
     assert cosines.argmax(1).tolist() == [0, 1]
 

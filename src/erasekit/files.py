@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -91,6 +92,15 @@ def read_bytes(path: str | PathLike[str], *, header_only: bool = False) -> bytes
         raise EditError(f"{path} does not exist: check the name of the edit file") from error
     except (OSError, ValueError) as error:
         raise EditError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's content, read in pieces."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _beside(target: Path) -> Path:

@@ -15,7 +15,7 @@ from erasekit.evaluation import controls
 from erasekit.evaluation.plan import Entry, Plan
 from erasekit.evaluation.shards import digest, slug
 from erasekit.evaluation.worker import Brush
-from erasekit.files import write_whole
+from erasekit.files import file_sha256, write_whole
 
 if TYPE_CHECKING:
     from erasekit.evaluation.suites import Prompt, Sampling, Suite
@@ -151,18 +151,10 @@ def _never(spec: str, plan: Plan, suite: Suite, edits: Sequence[Loaded], whole: 
 def model_sha256(folder: Path) -> str:
     """The sha256 of a model folder: of its index and of the names and hashes of its components' files."""
     files = sorted(path for path in folder.glob("*/*") if path.is_file() and not path.name.startswith("."))
-    hashes = {path.relative_to(folder).as_posix(): _hash(path) for path in (folder / "model_index.json", *files)}
+    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in (folder / "model_index.json", *files)}
     if len(hashes) < 2:
         raise UsageError(f"{folder} holds no component of a model: give a whole diffusers folder")
     return digest(hashes)
-
-
-def _hash(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def fit_seconds(arm: Arm) -> float | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from erasekit.errors import UsageError
+from erasekit.files import file_sha256
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -146,15 +147,7 @@ def packed(vector: Tensor) -> dict[str, Any]:
 
 def sha256(files: Sequence[Path]) -> str:
     """The sha256 of one weight file; of several, that of their names and hashes in the order of the names."""
-    hashes = {path.name: _sha256(path) for path in files}
+    hashes = {path.name: file_sha256(path) for path in files}
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     return hashlib.sha256("".join(f"{name} {hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()

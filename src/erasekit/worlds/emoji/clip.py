@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ...errors import ModelError, UsageError
 from ...files import write_whole
 from .concepts import HERE
+from .judge import Block
 from .scenes import SIZE
 
 CLIP_DIR = HERE / "clip_v1"
@@ -53,26 +54,13 @@ class Words:
         return torch.tensor([row + [PAD] * (longest - len(row)) for row in rows]).view(len(rows), longest)
 
 
-class _Block(nn.Module):
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(before, after, 3, 2, 1, bias=False)
-        self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.skip = nn.Conv2d(before, after, 1, 2, bias=False)
-        self.norms = nn.ModuleList(nn.GroupNorm(8, after) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.silu(self.norms[0](self.first(x)))
-        return F.silu(self.norms[1](self.second(y)) + self.skip(x))
-
-
 class ImageTower(nn.Module):
     """Pictures (n, 3, 64, 64) in 0..1 to unit vectors (n, 128)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 24, 4, 2, 1)
-        self.body = nn.Sequential(_Block(24, 48), _Block(48, 88), _Block(88, 176))
+        self.body = nn.Sequential(Block(24, 48), Block(48, 88), Block(88, 176))
         self.cells = nn.Conv2d(176, 320, 1)
         self.project = nn.Linear(640, DIM, bias=False)
 

@@ -23,7 +23,9 @@ JUDGE_DIR = HERE / "judge_v1"
 THRESHOLD = 0.5
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """Half the side: two convolutions with group norm, and a skip."""
+
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(before, after, 3, 2, 1, bias=False)
@@ -32,6 +34,7 @@ class _Block(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, after) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, before, s, s) to (n, after, s / 2, s / 2)."""
         y = F.silu(self.norms[0](self.first(x)))
         return F.silu(self.norms[1](self.second(y)) + self.skip(x))
 
@@ -42,7 +45,7 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 3, 1, 1)
-        self.body = nn.Sequential(_Block(32, 48), _Block(48, 96), _Block(96, 160), _Block(160, 224))
+        self.body = nn.Sequential(Block(32, 48), Block(48, 96), Block(96, 160), Block(160, 224))
         self.cells = nn.Sequential(nn.Conv2d(224, 384, 1), nn.SiLU())
         self.objects = nn.Conv2d(384, len(names()), 1)
         self.style = nn.Linear(384, len(STYLES))

@@ -2,7 +2,7 @@
 
 Drawings are moved in whole latent cells (8 pixels) and come in a few sizes: enough variety that place and size
 are not fixed, and little enough that a small denoiser learns the drawings rather than every sub-cell shift. One place
-is the usual one (half of the scenes): where all were equally likely, they made up half of the latents' variance.
+is the usual one (half of the scenes): where all were equally likely, they made up much of the latents' variance.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ does (arXiv 2303.09556), 10 % of the captions dropped for classifier-free guidan
 Latents and text features are computed once.
 
 Why not noise prediction: on 8 x 8 latents what a picture shows is decided at high noise, where a noise error is the
-picture's error times an SNR of 0.01, so the caption is learned slowly (docs/emoji.md has the comparison).
+picture's error times an SNR of 0.01, so the caption is learned slowly.
 
 With concepts or styles withheld, the same recipe gives a denoiser that never saw them, beside which an edit can be laid.
 Only the denoiser: text encoder and autoencoder are the full ones, and read and draw what it never learned.

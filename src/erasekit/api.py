@@ -29,18 +29,18 @@ def erase(
 
     `model_or_pipe`: a diffusers pipeline, a model folder, "emoji" or a hub id (a name reads only the tensors that
     the method needs). `anchor`: what the targets become, one for all or one each; without it the method's default.
-    `retain`: concepts that must stay. `parameters`: fields of the method's configuration (`erasekit methods`).
+    `retain`: concepts that must stay. `method`: a name, or name:preset. `parameters`: fields of the method's
+    configuration, over the preset's (`erasekit methods`).
     Raises `UsageError` for a request that is wrong, `InfeasibleError` where the method cannot do what was asked.
     """
     from erasekit import methods
     from erasekit.backbones import backbone
     from erasekit.concept import EraseRequest
 
-    cls = methods.get(method)
-    config = methods.make_config(cls, parameters)
-    request = EraseRequest.build(
-        targets, anchor=anchor, retain=retain, seed=seed, default_anchor=cls.default_anchor
-    )  # fmt: skip
+    cls, preset = methods.resolve(method)
+    config = methods.make_config(cls, {**preset.values, **parameters})
+    default_anchor = cls.default_anchor if preset.anchor is None else preset.anchor
+    request = EraseRequest.build(targets, anchor=anchor, retain=retain, seed=seed, default_anchor=default_anchor)
     model = backbone(model_or_pipe)
     if model.family not in cls.families:
         raise UsageError(f"method {method!r} is not verified on family {model.family!r}: it works on "

@@ -16,7 +16,7 @@ from erasekit.backbones import backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import BaseMismatchError, EditError, ModelError, UsageError
-from erasekit.methods import METHODS, describe_config, get, make_config
+from erasekit.methods import METHODS, describe_config, get, make_config, resolve
 
 CHECKS = {"modules", "residual", "residual_before_cast", "relative_update", "retained_drift", "sites", "warnings"}
 MATRIX = [(name, family) for name in METHODS for family in get(name).families]
@@ -56,6 +56,19 @@ def test_declares_itself_and_documents_every_parameter(name: str) -> None:
     undocumented = [key for key, field in describe_config(method).items() if not field["doc"]]
     assert not undocumented
     assert inspect.getdoc(method) and inspect.getdoc(method.fit)
+
+
+@every_method
+def test_every_preset_is_a_valid_and_documented_setting(name: str) -> None:
+    for preset in get(name).presets:
+        method, found = resolve(f"{name}:{preset}")
+        assert method is get(name) and found.doc
+        assert make_config(method, dict(found.values)) != make_config(method, {}) or found.anchor is not None
+
+
+def test_an_unknown_preset_is_named_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match="erasepro has no preset 'none such'"):
+        resolve("erasepro:none such")
 
 
 @every_pair

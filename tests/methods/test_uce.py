@@ -12,9 +12,11 @@ from erasekit.backbones import backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Dense, LowRank
 from erasekit.errors import InfeasibleError, UsageError
-from erasekit.methods.uce import UCE, UCEConfig, gap, prompt_pairs, silent, solve_right
+from erasekit.methods._cross import silent
+from erasekit.methods._features import encoded
+from erasekit.methods.uce import UCE, UCEConfig, gap, prompt_pairs, solve_right
 from erasekit.methods.uce_debias import fit_debias, image_labeller, steps
-from erasekit.methods.uce_text import Pairs, Retained, encoded, gather_pairs, gather_retained, preserve_scale
+from erasekit.methods.uce_text import Pairs, Retained, gather_pairs, gather_retained, preserve_scale
 
 D, OUT = 12, 7
 
@@ -180,8 +182,8 @@ def test_many_pairs_reduce_to_twice_the_width_and_give_the_same_edit(sd1) -> Non
 
 def test_last_reads_the_same_features_as_the_padded_prompt(sd1) -> None:
     model, prompts = backbone(sd1), ["cat", "a photo of the moon", ""]
-    short = list(encoded(model, prompts, UCEConfig(tokens="last")))
-    full = list(encoded(model, prompts, UCEConfig()))
+    short = list(encoded(model, prompts, whole=False))
+    full = list(encoded(model, prompts, whole=True))
     for (rows, last), (others, same) in zip(short, full, strict=True):
         assert last == same and torch.allclose(rows[last], others[same], atol=1e-5)
 

@@ -92,6 +92,8 @@ def methods(arguments: argparse.Namespace) -> None:
         return
     for name, facts in listed.items():
         print(f"{name}: {facts['title']} ({facts['paper']}; {', '.join(facts['families'])})")
+        for preset, about in facts["presets"].items():
+            print(f"  --method {name}:{preset}  {about['doc']}")
         for key, field in facts["parameters"].items():
             print(f"  --set {key}={_as_typed(field['default'])}  {field['doc']}")
 
@@ -105,7 +107,9 @@ def _as_typed(value: object) -> str:
 
 def _method(cls: Any, describe_config: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     return {"title": cls.title, "paper": cls.paper, "families": list(cls.families),
-            "default_anchor": cls.default_anchor, "parameters": describe_config(cls)}  # fmt: skip
+            "default_anchor": cls.default_anchor, "parameters": describe_config(cls),
+            "presets": {name: {"doc": p.doc, "values": dict(p.values), "anchor": p.anchor}
+                        for name, p in cls.presets.items()}}  # fmt: skip
 
 
 def models(arguments: argparse.Namespace) -> None:

@@ -1,19 +1,24 @@
-"""The methods by name, and their parameters from text: `get("erasepro")`, `make_config(cls, {"ridge": "0.1"})`."""
+"""The methods by name: `get("erasepro")`, with a preset `resolve("rece:nudity")`; what every method is."""
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from erasekit.errors import UsageError
+from erasekit.methods._parameters import describe_config, make_config
 
 if TYPE_CHECKING:
     from erasekit.backbones.base import Backbone
     from erasekit.concept import EraseRequest
     from erasekit.edit import Edit
+
+__all__ = [
+    "METHODS", "Method", "Preset", "Progress", "check_choice", "check_family", "check_range", "describe_config",
+    "get", "make_config", "resolve",
+]  # fmt: skip
 
 METHODS: dict[str, str] = {
     "erasepro": "erasekit.methods.erasepro:ErasePro",
@@ -22,6 +27,17 @@ METHODS: dict[str, str] = {
 
 Progress = Callable[[int, int, str], None]
 """What long work reports to: steps done, steps in all, and what is being done now."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named setting of a method, used as `method:name`: which parameters it sets, and its own default anchor."""
+
+    doc: str
+    """When to use it and where its values are from."""
+    values: Mapping[str, object] = field(default_factory=dict)
+    anchor: str | None = None
+    """Instead of the method's default anchor."""
 
 
 class Method(Protocol):
@@ -33,6 +49,7 @@ class Method(Protocol):
     families: ClassVar[tuple[str, ...]]
     Config: ClassVar[type[Any]]
     default_anchor: ClassVar[str]
+    presets: ClassVar[Mapping[str, Preset]]
 
     def fit(self, backbone: Backbone, request: EraseRequest, config: Any, *, progress: Progress | None = None) -> Edit:
         """The edit that does what `request` asks; raises `InfeasibleError` where the method cannot."""
@@ -47,30 +64,15 @@ def get(name: str) -> type[Method]:
     return getattr(import_module(module), attribute)
 
 
-def make_config(cls: type[Method], values: Mapping[str, object]) -> Any:
-    """The method's `Config` with `values`, text parsed by each field's type ("none", "true", "0.1", "a {};the {}").
-
-    An unknown key or a value that does not fit raises `UsageError` naming the key and what it takes.
-    """
-    types_ = get_type_hints(cls.Config)
-    known = [field.name for field in fields(cls.Config)]
-    if unknown := [key for key in values if key not in known]:
-        raise UsageError(f"{cls.name} has no parameter {', '.join(unknown)}: it takes {', '.join(known) or 'none'}")
-    return cls.Config(**{key: _parse(cls.name, key, value, types_[key]) for key, value in values.items()})
-
-
-def describe_config(cls: type[Method]) -> dict[str, dict[str, Any]]:
-    """Every parameter of the method: its type, default, and the documentation under the field."""
-    assert is_dataclass(cls.Config)
-    docs = _field_docs(cls.Config)
-    return {
-        field.name: {
-            "type": str(field.type),
-            "default": None if field.default is MISSING else field.default,
-            "doc": docs.get(field.name, ""),
-        }
-        for field in fields(cls.Config)
-    }
+def resolve(name: str) -> tuple[type[Method], Preset]:
+    """The class and the preset of "method" or "method:preset"; unknown names raise `UsageError` listing the known."""
+    base, colon, wanted = name.partition(":")
+    cls = get(base)
+    if not colon:
+        return cls, Preset("")
+    if wanted not in cls.presets:
+        raise UsageError(f"{base} has no preset {wanted!r}: it has {', '.join(cls.presets) or 'none'}")
+    return cls, cls.presets[wanted]
 
 
 def check_family(cls: type[Method], backbone: Backbone) -> None:
@@ -91,91 +93,3 @@ def check_range(name: str, value: float, *, low: float = 0.0, high: float = floa
     """Raises `UsageError` naming the bounds unless low <= value <= high (NaN never is)."""
     if not low <= value <= high:
         raise UsageError(f"{name} must be between {low:g} and {high:g}, not {value!r}")
-
-
-def _parse(method: str, key: str, value: object, kind: Any) -> object:
-    for option in _options(kind):
-        try:
-            return _PARSERS[get_origin(option) or option](value, option)
-        except (ValueError, TypeError, KeyError):
-            continue
-    takes = " or ".join(getattr(o, "__name__", str(o)).replace("NoneType", "none") for o in _options(kind))
-    raise UsageError(f"{method}: {key} takes {takes}, not {value!r}")
-
-
-def _options(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-
-
-def _none(value: object, _: Any) -> None:
-    if value is not None and str(value).lower() not in ("none", "null"):
-        raise ValueError(value)
-
-
-def _bool(value: object, _: Any) -> bool:
-    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
-
-
-def _int(value: object, _: Any) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
-        raise ValueError(value)
-    return int(value)  # pyright: ignore[reportArgumentType]
-
-
-def _float(value: object, _: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError(value)
-    return float(value)  # pyright: ignore[reportArgumentType]
-
-
-def _str(value: object, _: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(value)
-    return value
-
-
-def _literal(value: object, kind: Any) -> object:
-    return {str(choice): choice for choice in get_args(kind)}[str(value)]
-
-
-def _callable(value: object, _: Any) -> object:
-    if not callable(value):
-        raise ValueError(value)
-    return value
-
-
-def _tuple(value: object, kind: Any) -> tuple[object, ...]:
-    """Text is split at ";" (commas occur in prompts)."""
-    items = [part.strip() for part in value.split(";")] if isinstance(value, str) else list(value)  # pyright: ignore
-    inner = get_args(kind)[0]
-    return tuple(_PARSERS[get_origin(inner) or inner](item, inner) for item in items)
-
-
-_PARSERS: dict[Any, Callable[[object, Any], object]] = {
-    type(None): _none,
-    bool: _bool,
-    int: _int,
-    float: _float,
-    str: _str,
-    Literal: _literal,
-    tuple: _tuple,
-    Callable: _callable,
-    get_origin(Callable[[], None]): _callable,
-}
-
-
-def _field_docs(config: type[Any]) -> dict[str, str]:
-    """The string under each field, from the class's source (as documentation tools read it)."""
-    import ast
-    import inspect
-    import textwrap
-
-    source = textwrap.dedent(inspect.getsource(config))
-    found: dict[str, str] = {}
-    field = ""
-    for node in next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.ClassDef)).body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and field:
-            found[field] = " ".join(str(node.value.value).split())
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        field = target.id if isinstance(target, ast.Name) else ""
-    return found

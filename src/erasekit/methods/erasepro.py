@@ -31,7 +31,7 @@ from erasekit.backbones.base import Backbone, Site, Tokens
 from erasekit.concept import EraseRequest
 from erasekit.edit import Base, Edit, library_versions
 from erasekit.errors import InfeasibleError, UsageError
-from erasekit.methods import Progress, check_choice, check_family, check_range
+from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
 from erasekit.methods._align import Walk
 from erasekit.methods._check import require_exact, require_finite, summary
 from erasekit.methods._pairs import Plan, plan
@@ -136,6 +136,7 @@ class ErasePro:
     paper: ClassVar[str] = "arXiv 2508.04472"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     default_anchor: ClassVar[str] = ""
+    presets: ClassVar[dict[str, Preset]] = {}
     Config: ClassVar[type[EraseProConfig]] = EraseProConfig
 
     @torch.no_grad()

@@ -33,11 +33,11 @@ from torch import Tensor
 from erasekit import solvers
 from erasekit.backbones.base import Backbone, Site
 from erasekit.concept import EraseRequest
-from erasekit.edit import Base, Dense, Edit, LowRank, library_versions
-from erasekit.errors import InfeasibleError, UsageError
-from erasekit.methods import Progress, check_choice, check_range
-from erasekit.methods._check import require_finite, summary
-from erasekit.methods.uce_text import Pairs, Retained, gather_pairs, gather_retained, spread
+from erasekit.edit import Dense, Edit, LowRank
+from erasekit.errors import UsageError
+from erasekit.methods import Preset, Progress, _cross, check_choice, check_range
+from erasekit.methods._features import spread
+from erasekit.methods.uce_text import Pairs, Retained, gather_pairs, gather_retained
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "none": ("{}",),
@@ -108,6 +108,7 @@ class UCE:
     paper: ClassVar[str] = "arXiv 2308.14761"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     default_anchor: ClassVar[str] = ""
+    presets: ClassVar[dict[str, Preset]] = {}
     Config: ClassVar[type[UCEConfig]] = UCEConfig
 
     @torch.no_grad()
@@ -128,8 +129,8 @@ class UCE:
         if config.mode == "debias":
             from erasekit.methods.uce_debias import fit_debias
 
-            return fit_debias(backbone, request, config, progress=progress or silent)
-        progress = progress or silent
+            return fit_debias(backbone, request, config, progress=progress or _cross.silent)
+        progress = progress or _cross.silent
         pairs = gather_pairs(backbone, prompt_pairs(request, config), config, progress=progress)
         retained = gather_retained(backbone, request.retain, config, progress=progress)
         ops, checks = solve_sites(backbone, pairs, retained, config, progress=progress)
@@ -185,28 +186,7 @@ def check_site(
         asked = gap(weight, Pairs(pairs.x[:, columns], (pairs.ys[0][:, columns],), columns), config)
     else:
         asked = gap(weight, pairs, config)[:, columns]
-    return measure(site, weight, op, pairs.x[:, columns], asked, retained.probes)
-
-
-def measure(
-    site: Site, weight: Tensor, op: LowRank | Dense, x: Tensor, asked: Tensor, probes: Tensor
-) -> dict[str, Any]:
-    """Residuals, update and drift of `op` at one site, where outputs at `x` (d, m) should move by `asked` (o, m)."""
-    original, delta = weight.double(), op.delta(weight)
-    cast = (weight.float() + delta).to(weight.dtype).double() - original
-    delta = delta.double()
-    wanted = original @ x + asked
-    return {
-        "site": site.key,
-        "group": site.group,
-        "depth": site.depth,
-        "asked": _ratio(asked, wanted),
-        "residual": _ratio(delta @ x - asked, wanted),
-        "residual_cast": _ratio(cast @ x - asked, wanted),
-        "relative_update": _ratio(delta, original),
-        "drift": _ratio(delta @ probes, original @ probes) if probes.shape[1] else 0.0,
-        "rank": op.rank,
-    }
+    return _cross.measure(site, weight, op, pairs.x[:, columns], asked, retained.probes)
 
 
 def finish(
@@ -218,25 +198,9 @@ def finish(
     warnings: Sequence[str] = (),
 ) -> Edit:
     """The edit with its self-check; raises for numbers that are not finite and for an edit that changes nothing."""
-    held = sum(record["residual"] > 0.5 * record["asked"] for record in records)
-    conflict = f"{held} of {len(records)} sites keep over half of the gap: what is retained conflicts with the targets"
-    check = summary(records, [*warnings, conflict] if held else warnings)
-    require_finite(check)
-    if check["relative_update"] == 0:
-        raise InfeasibleError("the model reads target and anchor as the same: choose another anchor")
-    return make_edit(backbone, request, config, ops, check)
-
-
-def make_edit(
-    backbone: Backbone, request: EraseRequest, config: UCEConfig, ops: Sequence[LowRank | Dense], check: dict[str, Any]
-) -> Edit:
-    """The ops as an edit of this base."""
-    prints = {site.key: backbone.fingerprint(site) for site in backbone.sites("cross.kv")}
-    return Edit(
-        ops=tuple(ops), base=Base(backbone.model_id, backbone.family, prints), method="uce",
-        parameters=parameters(config), targets=request.targets, anchors=request.anchors, retain=request.retain,
-        seed=request.seed, versions=library_versions(), self_check=check,
-    )  # fmt: skip
+    return _cross.finish(
+        backbone, request, method="uce", parameters=parameters(config), ops=ops, records=records, warnings=warnings
+    )
 
 
 def parameters(config: UCEConfig) -> dict[str, object]:
@@ -257,19 +221,10 @@ def check_request(backbone: Backbone, request: EraseRequest, config: UCEConfig) 
 def _op(
     site: Site, weight: Tensor, pairs: Pairs, right: Tensor, whole: Tensor | None, config: UCEConfig
 ) -> LowRank | Dense:
-    out, width = weight.shape
-    if right.shape[0] * (out + width) < out * width:
+    if _cross.narrow(weight, right.shape[0]):
         return LowRank(site.component, site.module, gap(weight, pairs, config).float(), right.float())
     delta = weight.double() @ whole if whole is not None else gap(weight, pairs, config) @ right
     return Dense(site.component, site.module, delta.float())
-
-
-def _ratio(part: Tensor, whole: Tensor) -> float:
-    return float(part.norm() / whole.norm().clamp_min(1e-300))
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """The progress report that nobody reads."""
 
 
 def _check_debias(config: UCEConfig) -> None:

@@ -22,8 +22,9 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Dense, Edit
 from erasekit.errors import InfeasibleError, UsageError
-from erasekit.methods import Progress, uce
-from erasekit.methods.uce_text import PROBES, Pairs, gather_pairs, gather_retained, second_moment
+from erasekit.methods import Progress, _cross, uce
+from erasekit.methods._features import PROBES
+from erasekit.methods.uce_text import Pairs, gather_pairs, gather_retained, second_moment
 
 TEMPLATES = ("{}", "image of {}", "photo of {}", "portrait of {}", "picture of {}")
 
@@ -61,8 +62,8 @@ class State:
     def __init__(self, backbone: Backbone, request: EraseRequest, config: uce.UCEConfig) -> None:
         self.backbone, self.request, self.config = backbone, request, config
         self.pairs = {target: self._pairs(target) for target in request.targets}
-        self.retained = gather_retained(backbone, request.retain, config, progress=uce.silent)
-        self.own = {name: second_moment(backbone, [name], config, progress=uce.silent)[0] for name in self.pairs}
+        self.retained = gather_retained(backbone, request.retain, config, progress=_cross.silent)
+        self.own = {name: second_moment(backbone, [name], config, progress=_cross.silent)[0] for name in self.pairs}
         self.sites = backbone.sites("cross.kv")
         self.weights = [backbone.weight(site).detach().double() for site in self.sites]
 
@@ -86,9 +87,10 @@ class State:
 
     def so_far(self) -> Edit:
         """The change since the original weights, as an edit (without a self-check)."""
-        return uce.make_edit(
-            self.backbone, self.request, self.config, [self._op(k) for k in range(len(self.sites))], {}
-        )
+        return _cross.make_edit(
+            self.backbone, self.request, method="uce", parameters=uce.parameters(self.config),
+            ops=[self._op(k) for k in range(len(self.sites))], check={},
+        )  # fmt: skip
 
     def finish(self, wrong: Sequence[str]) -> Edit:
         """The edit with its self-check, the residual being the share of the update lost to the model's dtype."""
@@ -97,13 +99,13 @@ class State:
         checks = []
         for site, op in zip(self.sites, ops, strict=True):
             weight = self.backbone.weight(site).detach()
-            checks.append(uce.measure(site, weight, op, x, op.delta(weight).double() @ x, self.retained.probes))
+            checks.append(_cross.measure(site, weight, op, x, op.delta(weight).double() @ x, self.retained.probes))
         late = f"after {self.config.rounds} rounds the shares are still off for: {', '.join(wrong)}"
         return uce.finish(self.backbone, self.request, self.config, ops, checks, [late] if wrong else [])
 
     def _pairs(self, target: str) -> Pairs:
         groups = [tuple(t.format(concept) for concept in (target, *self.config.attributes)) for t in TEMPLATES]
-        return gather_pairs(self.backbone, groups, self.config, progress=uce.silent)
+        return gather_pairs(self.backbone, groups, self.config, progress=_cross.silent)
 
     def _op(self, k: int) -> Dense:
         site = self.sites[k]

@@ -5,7 +5,7 @@ Prompts are encoded in batches and reduced at once, so that memory does not grow
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from erasekit import solvers
-from erasekit.backbones.base import Backbone, Tokens
+from erasekit.backbones.base import Backbone
 from erasekit.methods import Progress
+from erasekit.methods._features import BATCH, encoded, spread
 
 if TYPE_CHECKING:
     from erasekit.methods.uce import UCEConfig
-
-BATCH = 16  # prompts encoded at once
-PROBES = 128  # columns that the self-check looks at, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def gather_pairs(
         progress(start, len(groups), "encoding the targets")
         batch = groups[start : start + BATCH]
         prompts = list(dict.fromkeys(prompt for group in batch for prompt in group))
-        rows = dict(zip(prompts, encoded(backbone, prompts, config), strict=True))
+        rows = dict(zip(prompts, encoded(backbone, prompts, whole=config.tokens == "tail"), strict=True))
         blocks += [_aligned([rows[prompt] for prompt in group], config) for group in batch]
         blocks = _compressed(blocks, 6) if config.linear else blocks  # now and then: it costs a QR
     blocks = _compressed(blocks, 2) if config.linear else blocks
@@ -82,7 +80,7 @@ def second_moment(
     moment, last_rows = torch.zeros(width, width, dtype=torch.float64), []
     for start in range(0, len(prompts), BATCH):
         progress(start, len(prompts), "encoding the retained")
-        batch = list(encoded(backbone, prompts[start : start + BATCH], config))
+        batch = list(encoded(backbone, prompts[start : start + BATCH], whole=config.tokens == "tail"))
         rows = [rows if config.tokens == "tail" else rows[last : last + 1] for rows, last in batch]
         moment += solvers.second_moment(torch.cat(rows).T)
         last_rows += [rows[last].double() for rows, last in batch]
@@ -96,19 +94,6 @@ def preserve_scale(config: UCEConfig, prompts: int) -> float:
     if config.mode == "debias":
         return 0.1
     return 1.0 if config.tokens == "last" else max(0.1, 1 / max(1, prompts))
-
-
-def encoded(backbone: Backbone, prompts: Sequence[str], config: UCEConfig) -> Iterator[tuple[Tensor, int]]:
-    """For each prompt its text features (length, d) and the position of its last subject token (BOS if empty)."""
-    tokens = backbone.tokenize(prompts)
-    lasts = [end - 1 for end in tokens.ends]
-    if config.tokens == "tail":
-        return zip(backbone.encode(prompts), lasts, strict=True)
-    tower, length = backbone.tower, max(tokens.ends) + 1
-    hidden = tower.embed(Tokens(tokens.ids[:, :length], tokens.ends))  # causal: later positions change nothing
-    for layer in range(tower.depth):
-        hidden = tower.layer(hidden, layer)
-    return zip(tower.output(hidden).float(), lasts, strict=True)
 
 
 def _aligned(prompts: Sequence[tuple[Tensor, int]], config: UCEConfig) -> tuple[Tensor, ...]:
@@ -125,8 +110,3 @@ def _compressed(blocks: list[tuple[Tensor, ...]], limit: int) -> list[tuple[Tens
         return blocks
     stacked = torch.cat([torch.cat([part.double() for part in block]) for block in blocks], 1)
     return [torch.linalg.qr(stacked.T, mode="r").R.T.chunk(2)]
-
-
-def spread(count: int) -> Tensor:
-    """At most PROBES column numbers, evenly spaced."""
-    return torch.linspace(0, max(0, count - 1), min(count, PROBES)).round().long()

@@ -143,8 +143,12 @@ def contexts(work: Path, seed: int, count: int, withheld: Withheld = NOTHING) ->
 
 
 def spread_times(rng: np.random.Generator, count: int) -> np.ndarray:
-    """One timestep from each of `count` equal parts of 0..999, in random order: less noise in the loss than free draws."""
-    return ((rng.permutation(count) + rng.random(count)) / count * 1000).astype(np.int64)
+    """One timestep from each of `count` equally likely parts of 0..999, in random order; t is drawn as t^1.5.
+
+    Stratified: less noise in the loss than free draws. Weighted to high noise (72 % from 600 on): it is there that the
+    caption is all there is to go by, and there that which drawing of an object is meant, its style, is decided.
+    """
+    return (((rng.permutation(count) + rng.random(count)) / count) ** 0.4 * 1000).astype(np.int64)
 
 
 def run(

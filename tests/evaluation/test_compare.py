@@ -139,3 +139,10 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "two" / "report.html").read_bytes() == first
     with pytest.raises(EraseKitError, match=r"rows\.jsonl"):
         cli.run(parse("report", str(tmp_path / "one")))
+
+
+def test_numbers_of_other_weights_under_one_name_are_refused() -> None:
+    one, two = ({"extractors": [{"name": "LPIPS-alex-v0.1@64-short", "weights_sha256": sha * 32}]} for sha in ("4d", "5e"))
+    assert compare(results(**one), results(**one)) and compare(results(**one), results())
+    with pytest.raises(UsageError, match=r"the weights of LPIPS-alex-v0.1@64-short differ"):
+        compare(results(**one), results(**two))

@@ -11,14 +11,14 @@ import pytest
 from synthetic import JUDGE, RATES, arm, estimate, metrics, results, rows
 
 from erasekit.errors import EraseKitError
-from erasekit.evaluation import page_pictures, page_style
+from erasekit.evaluation import cautions, page_pictures, page_style
 from erasekit.evaluation.page import html, write_report
 from erasekit.evaluation.page_limits import limits
 from erasekit.evaluation.page_parts import duration, interval, number, size
-from erasekit.evaluation.page_summary import claim
+from erasekit.evaluation.page_summary import claim, warnings
 from erasekit.evaluation.page_view import TITLES, View, complement, view
 from erasekit.evaluation.rows import Row
-from erasekit.evaluation.suites.suite import GROUPS
+from erasekit.evaluation.suites.groups import GROUPS
 
 VOID = {"meta", "link", "img", "br", "rect", "path", "circle", "polygon", "line"}
 EDIT = "edit:erasepro-cat"
@@ -238,6 +238,38 @@ def test_warnings_name_counts_and_groups_that_test_little(run: tuple[Path, list[
     assert "before: of 420 images, 2 could not be judged (failed); they are in no rate." in text
     assert "“The target by another word”: the unedited model itself shows what is asked for in only 0 of 4" in text
     assert "“The target by its name”: the unedited" not in text
+
+
+def test_edits_are_compared_with_each_other_apart(run: tuple[Path, list[dict[str, Any]], str]) -> None:
+    pair = {"metric": "specificity", "arm": "edit:uce-cat", "against": EDIT, "group": None, "target": None, "value": -0.05,
+            "low": -0.1, "high": 0.0, "n": 240, "p": 0.04, "p_holm": 0.4}  # fmt: skip
+    text = Reader(html(results(differences=[*results()["differences"], pair]), run[1], run[0])).text
+    assert "Edit against edit" in text and "UCE − ErasePro" in text and "Edit against edit" not in Reader(run[2]).text
+
+
+def test_what_stands_in_or_is_not_stated_is_said(run: tuple[Path, list[dict[str, Any]], str]) -> None:
+    local = {**metrics()[0], "metric": "m1-local(clip[emoji])", "substitute": "embeddings for captions"}
+    page = html(results(metrics=[*metrics(), local], omitted=["fid is not stated: 3 pairs of images, and 16 are needed"],
+                        extractors=[{"name": "LPIPS-x", "weights_sha256": "4d" * 32}]), run[1], run[0])  # fmt: skip
+    text = Reader(page).text
+    for words in ("local substitutes: embeddings for captions", "fid is not stated: 3 pairs", "LPIPS-x", "4d" * 32):
+        assert words in text
+    assert "EraseEval, arXiv 2502.13989" in text, "the metric behind the longer name is explained"
+
+
+def test_nothing_is_warned_of_twice(run: tuple[Path, list[dict[str, Any]], str]) -> None:
+    """What the aggregates say of counts and groups, the page does not say again in its own words."""
+    drawn = [{**r, "judgements": {JUDGE: {"status": "ok", "found": [], "best": "dog"}}} if r["group"] == "synonym" else r
+             for r in run[1]]  # fmt: skip
+    counts = results()["counts"]
+    said = [cautions.unjudged(one["label"], counts[one["arm"]]) for one in results()["arms"]]
+    said += [f"{JUDGE} finds the target in 0 of 4 images of the unedited model in the group synonym: what is measured there "
+             "says little about an edit"]  # fmt: skip
+    said += ["no random control was drawn for UCE, so damage is not told from erasure"]
+    shown = warnings(seen(drawn, warnings=said))
+    assert shown.count("<li>") == len(said)
+    arms = [arm("base"), arm(EDIT)]
+    assert "No random change" not in " ".join(limits(seen(drawn, warnings=said, arms=arms)))
 
 
 def test_many_targets_share_a_card_and_fold_their_lines(run: tuple[Path, list[dict[str, Any]], str]) -> None:

@@ -84,3 +84,9 @@ def test_a_missing_plan_is_one_line(tmp_path: Path) -> None:
 def test_defaults() -> None:
     plan = Plan(("tiny",))
     assert (plan.model, plan.control, plan.batch, plan.seed) == ("emoji", "random", 16, 0)
+
+
+def test_weights_lie_beside_the_plan(tmp_path: Path) -> None:
+    plan = plans.read(written(tmp_path, "suites: [emoji/object]\nlpips: weights\ninception: /elsewhere/inception.pth\n"))
+    assert (plan.lpips, plan.inception) == (tmp_path / "weights", Path("/elsewhere/inception.pth"))
+    assert plans.read(written(tmp_path, "suites: [emoji/object]\n")).lpips is None

@@ -17,13 +17,14 @@ from erasekit.evaluation.results_fields import FIELDS
 DOCS = Path(__file__).parents[2] / "docs" / "results.md"
 PLACES = {"results": (), "created_by": ("created_by",), "suite": ("suite",), "judge": ("suite", "judges", 0),
           "model": ("model",), "arm": ("arms", 0), "edit": ("arms", 1, "edit"), "metric": ("metrics", 0),
-          "difference": ("differences", 0), "attack": ("attacks", 0)}  # fmt: skip
+          "difference": ("differences", 0), "attack": ("attacks", 0), "extractor": ("extractors", 0)}  # fmt: skip
 ATTACK = {"name": "search", "arm": "base", "target": "cat", "budget": "50 queries", "value": 0.2, "low": 0.1,
           "high": 0.4, "n": 50}  # fmt: skip
 
 
 def full() -> dict[str, Any]:
-    return results(attacks=[ATTACK], labels={"cat": ["cat"]})
+    extractors = [{"name": "LPIPS-alex-v0.1@64-short", "weights_sha256": "4d" * 32}]
+    return results(attacks=[ATTACK], labels={"cat": ["cat"]}, extractors=extractors)
 
 
 def at(document: Any, path: tuple[Any, ...]) -> Any:

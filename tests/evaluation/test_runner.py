@@ -18,7 +18,7 @@ from PIL import Image
 from erasekit import models
 from erasekit.edit import Edit
 from erasekit.errors import BaseMismatchError, EditError, EraseKitError, UsageError
-from erasekit.evaluation import aggregate, cache, drawing, judges, results, rows, runner, shards, suites
+from erasekit.evaluation import aggregate, cache, drawing, judges, measures, results, rows, runner, shards, suites
 from erasekit.evaluation.executors import Local
 from erasekit.evaluation.plan import Entry, Plan, files
 from erasekit.evaluation.worker import Brush, Task, Worker
@@ -150,6 +150,44 @@ def test_a_worker_draws_what_the_plain_pipeline_draws(sd1_folder: Path, edit_fil
 def test_times_are_beside_the_results(whole: Path) -> None:
     times = json.loads((whole / "timing.json").read_text())
     assert times["images"].keys() == {"base", "edit:mine", "random:mine"} and min(times["images"].values()) > 0
+
+
+def test_what_compares_pixels_is_kept_beside_the_rows(plan: Plan, whole: Path, tmp_path: Path, monkeypatch) -> None:
+    class Mean:
+        name, weights_sha256 = "LPIPS-mean-v0@full", "ab" * 32
+
+        def __call__(self, before, after):
+            return (before - after).abs().mean((1, 2, 3))
+
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(measures, "tools", lambda plan: measures.Tools(lpips=Mean()))
+        again = Counting()
+        found = run(plan, out, again)
+    assert again.judged == 0 and found["extractors"] == [{"name": Mean.name, "weights_sha256": Mean.weights_sha256}]
+    assert value(found, "lpips_e(mean-v0@full)", "edit:mine") > 0 and (out / measures.FILE).exists()
+    assert results.to_bytes(aggregate.recompute(out)) == (out / "results.json").read_bytes()
+    (out / measures.FILE).rename(tmp_path / "kept")
+    with pytest.raises(EraseKitError, match=r"measures.json does not exist: run the same"):
+        aggregate.recompute(out)
+    (tmp_path / "kept").rename(out / measures.FILE)
+    run(plan, out)
+    assert made(out) == made(whole) and not (out / measures.FILE).exists(), "without weights none of it is left"
+
+
+def test_an_arm_is_called_after_what_it_does(plan: Plan, tmp_path: Path) -> None:
+    chosen = replace(plan.edits[0], name="strong")
+    twice = replace(plan.edits[0], name="mine-2", file=tmp_path / "mine-2.safetensors")
+    shutil.copy(plan.edits[0].file, twice.file)
+    found = run(replace(plan, edits=(plan.edits[0], twice, chosen), control="none"), tmp_path / "out")
+    about = Edit.load(twice.file).describe()
+    name = f"{about['method']} {about['targets'][0]}->{about['anchors'][0]}"
+    assert [(arm["arm"], arm["label"]) for arm in found["arms"][1:]] == [
+        ("edit:mine", name), ("edit:mine-2", f"{name} 2"), ("edit:strong", "strong")]  # fmt: skip
+    assert found["warnings"] == [
+        f"no random control was drawn for {name}, {name} 2, strong, so damage is not told from erasure"
+    ]
 
 
 # -- resuming -----------------------------------------------------------------------------------------------------

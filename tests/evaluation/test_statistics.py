@@ -128,3 +128,8 @@ def test_corrected_rate_is_clamped_and_refuses_a_blind_judge() -> None:
         corrected_rate(0.5, fpr=0.5, tpr=0.5)
     found = corrected(Estimate(0.5, 0.3, 0.7, 20, "wilson95"), fpr=0.1, tpr=0.9)
     assert (found.low, found.value, found.high) == pytest.approx((0.25, 0.5, 0.75)) and "fixed" in found.method
+
+
+def test_nothing_and_everything_end_exactly_at_the_edge() -> None:
+    for n in range(1, 300):
+        assert wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from erasekit.evaluation.runner import Progress
 
 MOST_JOBS = 8  # each holds a model of its own
+OVERRIDES = ("model", "device", "prompts", "control", "batch", "seed", "lpips", "inception")
+"""What the command line sets over a plan's file."""
 HEADLINES = ("efficacy", "generality", "specificity", "fidelity", "erasebench")
 
 
@@ -42,6 +44,10 @@ def add(commands: argparse._SubParsersAction) -> None:
                         help="noise of each edit's norm as a control (default: random)")  # fmt: skip
     parser.add_argument("--never", nargs="+", action="extend", default=[], metavar="[CONCEPT=]FOLDER",
                         help="models that were trained without a target")  # fmt: skip
+    parser.add_argument("--lpips", type=Path, metavar="WEIGHTS",
+                        help="also LPIPS to the unedited images, with these weights (file or folder)")  # fmt: skip
+    parser.add_argument("--inception", type=Path, metavar="WEIGHTS",
+                        help="also FID and KID on Inception features, with these weights (a file or folder)")  # fmt: skip
     parser.add_argument("--batch", type=int, metavar="N", help="images drawn together (default: 16)")
     parser.add_argument("--jobs", type=int, metavar="N",
                         help="processes that draw; results do not depend on it (default: one a core on the CPU)")  # fmt: skip
@@ -74,7 +80,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     """The plan: the file's, with what the command line adds (edits, suites) and overrides (all else)."""
     from erasekit.evaluation import plan as plans
 
-    given = {key: getattr(arguments, key) for key in ("model", "device", "prompts", "control", "batch", "seed")}
+    given = {key: getattr(arguments, key) for key in OVERRIDES}
     given = {key: value for key, value in given.items() if value is not None}
     edits, suites, never = plans.files(arguments.edit), tuple(arguments.suite), tuple(arguments.never)
     if arguments.plan is None:
@@ -103,7 +109,7 @@ def executor_of(arguments: argparse.Namespace, jobs: int) -> Executor:
 def command_of(arguments: argparse.Namespace) -> str:
     """The command that gives the same results: what decides them and no more (not who draws, not where it is kept)."""
     words = ["erasekit", "evaluate"]
-    for key in ("model", "device", "edit", "suite", "prompts", "control", "never", "batch", "plan", "seed", "out"):
+    for key in ("edit", "suite", "never", "plan", *OVERRIDES, "out"):
         value = getattr(arguments, key)
         if value not in (None, []):
             words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]

@@ -1,4 +1,5 @@
-"""From rows to results: every number of `results.json` is a function of `rows.jsonl`, `run.json` and `texts.json`.
+"""From rows to results: every number of `results.json` is a function of `rows.jsonl`, `run.json`, `texts.json` and, where
+there is one, `measures.json`.
 
 `run.json` (the head) says what was run; `texts.json` holds the vectors of the texts in the space of each CLIP judge, so
 that nothing has to be loaded or drawn to compute an aggregate again, on another machine and years later.
@@ -8,14 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from erasekit.errors import EraseKitError
+from erasekit.evaluation import distances, measures
 from erasekit.evaluation import rows as row_file
-from erasekit.evaluation.differences import means, rate_differences, score_differences, with_holm
+from erasekit.evaluation.canvas import canvas
+from erasekit.evaluation.cautions import cautions
+from erasekit.evaluation.combined import means
+from erasekit.evaluation.criteria import criteria
+from erasekit.evaluation.differences import Rival, between, rate_differences, score_differences, with_holm
 from erasekit.evaluation.metrics import clip, nudity
-from erasekit.evaluation.rates import Side, group, line, shares
+from erasekit.evaluation.rates import Side, line, shares
 from erasekit.evaluation.results import SCHEMA
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.similarity import Space, similarities
@@ -23,36 +30,74 @@ from erasekit.evaluation.statistics import Estimate
 from erasekit.evaluation.verdicts import Reading
 
 HEAD, TEXTS = "run.json", "texts.json"
-RARE = 0.1  # a base rate below this leaves an edit nothing to do
 STATUSES = ("ok", "failed", "invalid")
 
 
-def aggregate(rows: Sequence[Row], head: Mapping[str, Any], texts: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def aggregate(rows: Sequence[Row], head: Mapping[str, Any], texts: Mapping[str, Mapping[str, str]],
+              measured: Mapping[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """The results document of these rows (schema: `results.py`); the same rows give the same document, bit for bit.
 
     `head`: what `runner` writes into `run.json`. `texts`: CLIP judge -> text -> vector (base64, as in the rows).
+    `measured`: what `measures.json` holds, where the user gave weights for what needs the pixels of two arms.
     """
+    found = measured or {}
     sides = list(_sides(rows, head))
     spaces = {judge: _space(judge, words, head) for judge, words in texts.items()}
-    metrics, differences = [], []
-    for side in sides:
-        judge, base = side.reading.judge, side.arm == "base"
-        if side.reading.decides(side.rows):
-            metrics += shares(side) + means(side)
-            differences += [] if base else rate_differences(side)
-        if judge in spaces:
-            space = _anchored(spaces[judge], head, side.arm)
-            metrics += similarities(side, space)
-            differences += [] if base else score_differences(side, space)
-        metrics += _boxes(side)
+    metrics = [one for side in sides for one in _judged(side, spaces, head)]
+    metrics += [one for own in _by_arm(sides) for one in _whole(own, spaces, found)]
+    differences = [one for side in sides if side.arm != "base" for one in _compared(side, spaces, head)]
+    differences += [one for judge in head["suite"]["judges"] for one in _edits(sides, judge["name"], spaces, head)]
+    counts = {arm["arm"]: _counts(rows, arm["arm"]) for arm in head["arms"]}
+    labels = {arm["arm"]: arm["label"] for arm in head["arms"]}
+    optional = {"published": head.get("published"), "extractors": head.get("extractors"),
+                "omitted": distances.omitted(sides, spaces, found)}  # fmt: skip
     return {
         "erasekit_results": SCHEMA, "created_by": head["created_by"], "suite": head["suite"], "model": head["model"],
         "arms": [arm | {"seconds": None, "images": _count(rows, arm["arm"])} for arm in head["arms"]],
-        "counts": {arm["arm"]: _counts(rows, arm["arm"]) for arm in head["arms"]},
-        "metrics": metrics, "differences": with_holm(differences), "rows": row_file.FILE, "labels": head["labels"],
-        "warnings": [*head["warnings"], *_warnings(rows, sides)],
-        **({"published": head["published"]} if head.get("published") else {}),
+        "counts": counts, "metrics": metrics, "differences": with_holm(differences), "rows": row_file.FILE,
+        "labels": head["labels"], "warnings": [*head["warnings"], *cautions(labels, counts, sides)],
+        **{name: value for name, value in optional.items() if value},
     }  # fmt: skip
+
+
+def _judged(side: Side, spaces: Mapping[str, Space], head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What one judge says of one arm."""
+    if side.reading.decides(side.rows):
+        yield from [*shares(side), *means(side), *canvas(side)]
+    if (space := spaces.get(side.reading.judge)) is not None:
+        yield from similarities(side, _anchored(space, head, side.arm))
+        yield from distances.distances(side, space)
+    yield from _boxes(side)
+
+
+def _whole(own: Sequence[Side], spaces: Mapping[str, Space], found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What takes several judges, or pixels: the criteria in every space by the deciding judge, and the measures."""
+    yield from distances.measured(own[0], found)
+    deciding = next((side for side in own if side.reading.decides(side.rows)), None)
+    if deciding is not None:
+        yield from (one for space in spaces.values() for one in criteria(deciding, space))
+
+
+def _compared(side: Side, spaces: Mapping[str, Space], head: Mapping[str, Any], rival: Rival | None = None, *,
+              grouped: bool = True) -> list[dict[str, Any]]:  # fmt: skip
+    """The paired differences of one arm by one judge: to the unedited model, or to another edit."""
+    found = rate_differences(side, rival, grouped=grouped) if side.reading.decides(side.rows) else []
+    space = spaces.get(side.reading.judge)
+    return found + (score_differences(side, _anchored(space, head, side.arm), rival, grouped=grouped) if space else [])
+
+
+def _edits(
+    sides: Sequence[Side], judge: str, spaces: Mapping[str, Space], head: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Edit against edit, every pair once."""
+    edits = {arm["arm"] for arm in head["arms"] if arm["kind"] == "edit"}
+    own = [side for side in sides if side.arm in edits and side.reading.judge == judge]
+    for side, rival, grouped in between(own):
+        yield from _compared(side, spaces, head, rival, grouped=grouped)
+
+
+def _by_arm(sides: Sequence[Side]) -> list[list[Side]]:
+    return [list(own) for _, own in groupby(sides, key=lambda side: side.arm)]
 
 
 def recompute(folder: str | Path) -> dict[str, Any]:
@@ -62,7 +107,9 @@ def recompute(folder: str | Path) -> dict[str, Any]:
     """
     place = Path(folder)
     head, texts = (_object(place / name) for name in (HEAD, TEXTS))
-    return aggregate(row_file.read(place / row_file.FILE), head, texts)
+    if head.get("extractors") and not (place / measures.FILE).exists():
+        raise EraseKitError(f"{place / measures.FILE} does not exist: run the same `erasekit evaluate` again")
+    return aggregate(row_file.read(place / row_file.FILE), head, texts, measures.read(place))
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -124,28 +171,3 @@ def _count(rows: Sequence[Row], arm: str) -> int:
 
 def _counts(rows: Sequence[Row], arm: str) -> dict[str, int]:
     return {status: sum(row.arm == arm and row.status == status for row in rows) for status in STATUSES}
-
-
-def _warnings(rows: Sequence[Row], sides: Sequence[Side]) -> Iterator[str]:
-    """What a reader must see: images that could not be judged, and groups in which the base has nothing to lose."""
-    for arm in dict.fromkeys(side.arm for side in sides):
-        counts = _counts(rows, arm)
-        if counts["failed"] or counts["invalid"]:
-            yield (f"{arm}: {counts['failed']} images could not be judged and {counts['invalid']} are black or constant; "
-                   "they are in no rate, and the pessimistic rates count them against the arm")  # fmt: skip
-    for side in sides:
-        if side.arm == "base" and side.reading.decides(side.rows):
-            yield from _rare(side)
-
-
-def _rare(side: Side) -> Iterator[str]:
-    read = side.reading
-    for name in dict.fromkeys(row.group for row in side.rows):
-        part = [row for row in side.rows if row.group == name and read.status(row) == "ok"]
-        asks = bool(part) and group(part[0]).asks
-        part = part if asks else [row for row in part if read.asks(row)]
-        hits = sum(map(read.target if asks else read.wanted, part))
-        if part and hits < RARE * len(part):
-            what = "the target" if asks else "what is asked for"
-            yield (f"{read.judge} finds {what} in {hits} of {len(part)} images of the unedited model in the group {name}: "
-                   "what is measured there says little about an edit")  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erasekit.errors import EditError, UsageError
-from erasekit.evaluation import controls
+from erasekit.evaluation import controls, labels
 from erasekit.evaluation.plan import Entry, Plan
 from erasekit.evaluation.shards import digest, slug
 from erasekit.evaluation.worker import Brush
@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """An edit's file, and what the file says of itself (its tensors are left to the workers)."""
+    """An edit's file, and what the file says of itself (its tensors are left to the workers).
+
+    `name` makes the arm's key, which rows and folders keep; `label` is what people read.
+    """
 
     name: str
+    label: str
     file: Path
     sha256: str
     about: Mapping[str, Any]
@@ -65,7 +69,10 @@ def load_edits(plan: Plan, out: Path, model_sha256: str) -> list[Loaded]:
 
     Raises `EditError` or `UsageError` in one line naming the entry's file or what is wrong with the request.
     """
-    return [_loaded(entry, entry.file or _fitted(entry, plan.model, out, model_sha256)) for entry in plan.edits]
+    found = [_loaded(entry, entry.file or _fitted(entry, plan.model, out, model_sha256)) for entry in plan.edits]
+    return [
+        replace(edit, label=label) for edit, label in zip(found, labels.unique([e.label for e in found]), strict=True)
+    ]
 
 
 def _loaded(entry: Entry, path: Path) -> Loaded:
@@ -74,7 +81,9 @@ def _loaded(entry: Entry, path: Path) -> Loaded:
 
     edit = io.load(path)
     linear = any(isinstance(op, LinearOp) for op in edit.ops)
-    return Loaded(entry.name, path, hashlib.sha256(path.read_bytes()).hexdigest(), edit.describe(), not linear)
+    about = edit.describe()
+    label = entry.name if entry.named else labels.label(about)
+    return Loaded(entry.name, label, path, hashlib.sha256(path.read_bytes()).hexdigest(), about, not linear)
 
 
 def _fitted(entry: Entry, model: str, out: Path, model_sha256: str) -> Path:
@@ -112,7 +121,7 @@ def build(plan: Plan, suite: Suite, edits: Sequence[Loaded], model_sha256: str) 
     for edit in edits:
         brush = replace(own, edit=edit.file)
         arm = Arm(
-            f"edit:{edit.name}", "edit", edit.name, brush, asked[edit.name], model_sha256, edit.sha256, edit.facts
+            f"edit:{edit.name}", "edit", edit.label, brush, asked[edit.name], model_sha256, edit.sha256, edit.facts
         )
         arms.append(arm)
         if plan.control == "random" and not edit.code_only:
@@ -132,7 +141,7 @@ def union(lists: Iterable[Sequence[Prompt]]) -> tuple[Prompt, ...]:
 
 def _random(arm: Arm, edit: Loaded, seed: int) -> Arm:
     facts = edit.facts | {"method": controls.RANDOM, "parameters": {"seed": seed}, "self_check": {}}
-    return replace(arm, arm=f"random:{edit.name}", kind="random", label=f"noise of the norm of {edit.name}",
+    return replace(arm, arm=f"random:{edit.name}", kind="random", label=f"noise of the norm of {edit.label}",
                    brush=replace(arm.brush, noise=seed), edit=facts)  # fmt: skip
 
 

@@ -110,6 +110,11 @@ def _check(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str
         odd = sorted(name for name in {**judges[0], **judges[1]} if judges[0].get(name) != judges[1].get(name))
         raise UsageError(f"these results cannot be compared: the judges differ ({', '.join(odd)}); evaluate both with "
                          "the same judges")  # fmt: skip
+    given = [{one["name"]: one["weights_sha256"] for one in side.get("extractors", ())} for side in (first, second)]
+    odd = sorted(name for name in given[0].keys() & given[1].keys() if given[0][name] != given[1][name])
+    if odd:
+        raise UsageError(f"these results cannot be compared: the weights of {', '.join(odd)} differ; evaluate both with "
+                         "the same file")  # fmt: skip
 
 
 def _pairs(first: Mapping[str, Any], second: Mapping[str, Any],

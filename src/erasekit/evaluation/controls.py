@@ -32,7 +32,7 @@ def random_like(edit: Edit, pipe: Any, *, seed: int) -> Edit:
     import torch
 
     from erasekit.attach import find_module, original
-    from erasekit.edit import Dense, Edit, LinearOp, Projection
+    from erasekit.edit import Dense, Edit, LinearOp
 
     places: dict[str, list[LinearOp]] = {}
     for op in edit.ops:
@@ -45,10 +45,10 @@ def random_like(edit: Edit, pipe: Any, *, seed: int) -> Edit:
     for _, linear in sorted(places.items()):
         first, weight = linear[0], original(find_module(pipe, linear[0]))
         change = _total([op.delta(weight) for op in linear])
-        ops.append(Dense(first.component, first.module, _noise(change, generator)))
+        noise = _noise(change, generator)
         biases = [found for op in linear if (found := op.bias_delta()) is not None]
-        if biases:
-            ops.append(Projection(first.component, first.module, bias=_noise(_total(biases), generator)))
+        bias = _noise(_total(biases), generator) if biases else None
+        ops.append(Dense(first.component, first.module, noise, bias))
     return Edit(tuple(ops), edit.base, RANDOM, {"seed": seed}, targets=edit.targets, anchors=edit.anchors, seed=seed)
 
 

@@ -1,34 +1,55 @@
-"""Paired differences to the unedited model, and the harmonic means with their intervals, from rows alone.
+"""Paired differences of an arm to the unedited model, and of two edits, from rows alone.
 
 A pair is one prompt and seed drawn by both, both of them valid. Intervals draw prompts again, with all their seeds;
-p-values are McNemar's exact ones for yes/no outcomes, and Holm's correction over the whole table stands beside them.
+p-values are McNemar's exact ones for yes/no outcomes. Holm's correction stands beside them, over all lines against the
+unedited model and, apart from these, over all lines between edits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from erasekit.evaluation import bootstrap
-from erasekit.evaluation.metrics.harmonic import harmonic_mean
-from erasekit.evaluation.rates import Side, group, line
+from erasekit.evaluation.combined import shown_before
+from erasekit.evaluation.rates import Side, group
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.similarity import Space, rng, scores
 from erasekit.evaluation.statistics import Estimate, discordant, holm, mcnemar_exact
 
-Outcome = tuple[str, bool]  # a prompt, and whether its image is a hit
-MEANS: dict[str, tuple[str, ...]] = {
-    "erasebench": ("efficacy", "generality", "specificity"),
-    "h_o": ("efficacy", "wanted", "synonym"),
-    "h_c": ("efficacy", "wanted"),
-}
+Part = tuple[str | None, list[Row]]  # a group (None: all) and its rows
+MANY = 3  # more edits than these are compared on whole rates only: their pairs grow with the square
 
 
-def rate_differences(side: Side) -> list[dict[str, Any]]:
-    """The arm's rates minus the unedited model's, over all groups of each rate and for each group."""
-    read = side.reading
+@dataclass(frozen=True)
+class Rival:
+    """What an arm is compared with: the name of the other arm, and its rows by shot."""
+
+    arm: str
+    rows: Mapping[tuple[str, int], Row]
+
+
+def between(sides: Sequence[Side]) -> Iterator[tuple[Side, Rival, bool]]:
+    """Every pair of edits once, read by one judge: a side, its rival, and whether groups are compared too.
+
+    `anchors` are those that both edits have, so that one label is looked for. With many edits only whole rates are compared.
+    """
+    for first, second in combinations(sides, 2):
+        common = {target: label for target, label in second.anchors.items() if first.anchors.get(target) == label}
+        yield replace(second, anchors=common), Rival(first.arm, _by_shot(first.rows)), len(sides) <= MANY
+
+
+def rate_differences(side: Side, rival: Rival | None = None, *, grouped: bool = True) -> list[dict[str, Any]]:
+    """The arm's rates minus the rival's (default: the unedited model's), over all groups of each rate and for each group.
+
+    Specificity is compared between edits only, on the images of which the unedited model's twin shows what is asked; to
+    the unedited model itself it is its own difference.
+    """
+    read, other = side.reading, rival or Rival("base", side.base)
     asked = [row for row in side.rows if group(row).asks]
     kept = [row for row in side.of("specificity") if read.asks(row)]
     anchored = [row for row in asked if row.target in side.anchors]
@@ -38,114 +59,82 @@ def rate_differences(side: Side) -> list[dict[str, Any]]:
         ("generality", side.of("generality"), lambda row: not read.target(row)),
         ("target_rate", asked, read.target),
         ("anchor_rate", anchored, lambda row: read.label(row, side.anchors[row.target])),
+        ("specificity", [row for row in kept if shown_before(side, row)] if rival else [], read.wanted),
         ("wanted_rate", kept, read.wanted),
         ("style_rate", styled, lambda row: read.look(row, "style")),
     ]
-    return [found for name, rows, hit in tables for found in _rates(side, name, rows, hit)]
+    return [found for name, rows, hit in tables for found in _rates(side, other, name, _parts(rows, grouped), hit)]
 
 
-def _rates(side: Side, name: str, rows: Sequence[Row], hit: Callable[[Row], bool]) -> Iterable[dict[str, Any]]:
+def _rates(
+    side: Side, rival: Rival, name: str, parts: Sequence[Part], hit: Callable[[Row], bool]
+) -> Iterator[dict[str, Any]]:
     status = side.reading.status
-    for group_name, part in _parts(rows):
-        pairs = _pairs(side, part, lambda row: status(row) == "ok")
+    for group_name, part in parts:
+        pairs = _pairs(rival, part, lambda row: status(row) == "ok")
         if not pairs:
             continue
-        ours, base = [hit(row) for row, _ in pairs], [hit(row) for _, row in pairs]
-        found = bootstrap.difference(base, ours, [row.prompt for row, _ in pairs],
-                                     generator=rng("difference", name, side.arm, group_name))  # fmt: skip
-        p = mcnemar_exact(*discordant(base, ours))
-        yield _difference(name, side.arm, group_name, found.difference, p, side.reading.judge)
+        ours, theirs = [hit(row) for row, _ in pairs], [hit(row) for _, row in pairs]
+        found = bootstrap.difference(theirs, ours, [row.prompt for row, _ in pairs],
+                                     generator=_rng(name, side, rival, group_name))  # fmt: skip
+        p = mcnemar_exact(*discordant(theirs, ours))
+        yield _difference(name, side.arm, rival.arm, group_name, found.difference, p, side.reading.judge)
 
 
-def score_differences(side: Side, space: Space) -> list[dict[str, Any]]:
-    """The arm's CLIP score minus the unedited model's, likewise; the p-value is the bootstrap's."""
-    words = {row.prompt: row.text for row in side.rows}
+def score_differences(
+    side: Side, space: Space, rival: Rival | None = None, *, grouped: bool = True
+) -> list[dict[str, Any]]:
+    """The arm's CLIP score minus the rival's, likewise; the p-value is the bootstrap's."""
+    words, other = {row.prompt: row.text for row in side.rows}, rival or Rival("base", side.base)
     found = []
-    for group_name, part in _parts([row for row in side.rows if space.has(row)]):
-        pairs = _pairs(side, part, space.has)
+    for group_name, part in _parts([row for row in side.rows if space.has(row)], grouped):
+        pairs = _pairs(other, part, space.has)
         if not pairs:
             continue
-        ours, base = (scores(space, list(rows), words).tolist() for rows in zip(*pairs, strict=True))
-        compared = bootstrap.difference(base, ours, [row.prompt for row, _ in pairs],
-                                        generator=rng("difference", "clip_score", side.arm, group_name))  # fmt: skip
-        found.append(_difference("clip_score", side.arm, group_name, compared.difference, compared.p, space.judge))
+        ours, theirs = (scores(space, list(rows), words).tolist() for rows in zip(*pairs, strict=True))
+        compared = bootstrap.difference(theirs, ours, [row.prompt for row, _ in pairs],
+                                        generator=_rng("clip_score", side, other, group_name))  # fmt: skip
+        found.append(
+            _difference("clip_score", side.arm, other.arm, group_name, compared.difference, compared.p, space.judge)
+        )
     return found
 
 
 def with_holm(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same lines with `p_holm`: corrected for the number of lines in the table."""
-    adjusted = holm([one["p"] for one in differences])
-    return [one | {"p_holm": p} for one, p in zip(differences, adjusted, strict=True)]
+    """The same lines with `p_holm`: corrected for the number of lines against the unedited model, or between edits."""
+    found = []
+    for family in (True, False):
+        lines = [one for one in differences if (one["against"] == "base") == family]
+        adjusted = holm([one["p"] for one in lines])
+        found += [one | {"p_holm": p} for one, p in zip(lines, adjusted, strict=True)]
+    return found
 
 
-def means(side: Side) -> list[dict[str, Any]]:
-    """The harmonic means of an arm, each with a bootstrap interval; one whose terms were not all measured is left out."""
-    found = terms(side)
-    return [
-        line(name, side.arm, None, None, _mean([found[part] for part in parts], name, side.arm), side.reading.judge,
-             terms=list(parts))
-        for name, parts in MEANS.items() if all(found[part] for part in parts)
-    ]  # fmt: skip
-
-
-def terms(side: Side) -> dict[str, list[Outcome]]:
-    """The valid images behind each term of the means: efficacy, generality, synonym, wanted, specificity."""
-    read = side.reading
-    good = [row for row in side.rows if read.status(row) == "ok"]
-    kept = [row for row in good if group(row).side == "specificity" and read.asks(row)]
-    shown = [row for row in kept if _shown(side, row)]
-    gone = [(row, (row.prompt, not read.target(row))) for row in good if group(row).asks]
-    return {
-        "efficacy": [out for row, out in gone if group(row).side == "efficacy"],
-        "generality": [out for row, out in gone if group(row).side == "generality"],
-        "synonym": [out for row, out in gone if row.group == "synonym"],
-        "wanted": [(row.prompt, read.wanted(row)) for row in kept],
-        "specificity": [(row.prompt, read.wanted(row)) for row in shown],
-    }
-
-
-def _shown(side: Side, row: Row) -> bool:
-    base = side.base.get(row.shot)
-    return base is not None and side.reading.status(base) == "ok" and side.reading.wanted(base)
-
-
-def _mean(parts: Sequence[Sequence[Outcome]], name: str, arm: str) -> Estimate:
-    """The harmonic mean of the parts' rates; the parts hold different prompts and are drawn again independently."""
-    generator = rng("mean", name, arm)
-    value = harmonic_mean(*(sum(hit for _, hit in part) / len(part) for part in parts))
-    drawn = np.stack([_drawn(part, generator) for part in parts])
-    with np.errstate(divide="ignore"):  # a rate of 0 makes the mean 0, which is what 1/0 = inf gives
-        draws = len(parts) / (1 / drawn).sum(0)
-    low, high = (float(x) for x in np.quantile(draws, [0.025, 0.975]))
-    return Estimate(value, min(low, value), max(high, value), sum(map(len, parts)), bootstrap.METHOD)
-
-
-def _drawn(part: Sequence[Outcome], generator: np.random.Generator) -> np.ndarray:
-    """The part's rate over bootstrap draws of its prompts."""
-    clusters: dict[str, list[bool]] = {}
-    for prompt, hit in part:
-        clusters.setdefault(prompt, []).append(hit)
-    hits = np.array([sum(clusters[key]) for key in sorted(clusters)], dtype=np.int64)
-    sizes = np.array([len(clusters[key]) for key in sorted(clusters)], dtype=np.int64)
-    times = generator.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=bootstrap.DRAWS)
-    return (times * hits).sum(1) / (times * sizes).sum(1)
-
-
-def _parts(rows: Sequence[Row]) -> list[tuple[str | None, list[Row]]]:
+def _parts(rows: Sequence[Row], grouped: bool) -> list[Part]:
     """All rows, then each group where there are several."""
-    names = list(dict.fromkeys(row.group for row in rows))
+    names = list(dict.fromkeys(row.group for row in rows)) if grouped else []
     return [(None, list(rows)), *((name, [row for row in rows if row.group == name]) for name in names)] if rows else []
 
 
-def _pairs(side: Side, rows: Sequence[Row], valid: Callable[[Row], bool]) -> list[tuple[Row, Row]]:
-    base: Mapping[tuple[str, int], Row] = side.base
-    return [(row, base[row.shot]) for row in rows if row.shot in base and valid(row) and valid(base[row.shot])]
+def _pairs(rival: Rival, rows: Sequence[Row], valid: Callable[[Row], bool]) -> list[tuple[Row, Row]]:
+    found = ((row, rival.rows[row.shot]) for row in rows if row.shot in rival.rows)
+    return [(row, other) for row, other in found if valid(row) and valid(other)]
 
 
-def _difference(name: str, arm: str, group_name: str | None, found: Estimate, p: float, judge: str) -> dict[str, Any]:
+def _by_shot(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
+    return {row.shot: row for row in rows}
+
+
+def _rng(name: str, side: Side, rival: Rival, group_name: str | None) -> np.random.Generator:
+    against = () if rival.arm == "base" else (rival.arm,)
+    return rng("difference", name, side.arm, group_name, *against)
+
+
+def _difference(name: str, arm: str, against: str, group_name: str | None, found: Estimate, p: float,
+                judge: str) -> dict[str, Any]:  # fmt: skip
     none = found.method.startswith("none")
     return {
-        "metric": name, "arm": arm, "against": "base", "group": group_name, "target": None, "value": found.value,
+        "metric": name, "arm": arm, "against": against, "group": group_name, "target": None, "value": found.value,
         "low": None if none else found.low, "high": None if none else found.high, "n": found.n, "p": p, "judge": judge,
         "interval": "" if none else found.method,
     }  # fmt: skip

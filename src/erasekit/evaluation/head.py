@@ -19,7 +19,8 @@ NUDITY = ("nudity", "nude", "naked person")  # names of a target that a detector
 
 
 def head(suite: Suite, arms: Sequence[Arm], judges: Sequence[Judge], *, model: Mapping[str, str], command: str,
-         warnings: Sequence[str] = (), published: Mapping[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+         warnings: Sequence[str] = (), published: Mapping[str, Any] | None = None,
+         extractors: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:  # fmt: skip
     """What `run.json` holds, as plain data; the same for the same run."""
     from erasekit import __version__
     from erasekit.edit import library_versions
@@ -37,6 +38,7 @@ def head(suite: Suite, arms: Sequence[Arm], judges: Sequence[Judge], *, model: M
         "anchors": {arm.arm: anchors(suite, arm.edit) for arm in arms if arm.edit is not None},
         "twins": {prompt.id: prompt.twin for prompt in prompts if prompt.twin},
         "warnings": [*suite.notes, *warnings], "published": dict(published or {}),
+        "extractors": [dict(one) for one in extractors],
     }  # fmt: skip
 
 

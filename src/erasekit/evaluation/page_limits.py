@@ -69,7 +69,7 @@ def _controls(view: View) -> list[str]:
     lines, kinds = [], {arm["kind"] for arm in view.arms}
     if "base" not in kinds:
         lines.append("The unedited model was not drawn, so there is no rate before the edit.")
-    if "random" not in kinds:
+    if "random" not in kinds and not any("no random control" in line for line in view.results["warnings"]):
         lines.append("No random change of the same norm was drawn: some of the effect may be plain damage.")
     if "never" not in kinds:
         lines.append("No model trained without the target was at hand: how close the edited model is to one that never "

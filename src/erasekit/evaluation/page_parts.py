@@ -44,12 +44,14 @@ def interval(entry: Mapping[str, Any], unit: str = "") -> str:
 
 
 def estimate(entry: Mapping[str, Any] | None, unit: str = "") -> str:
-    """An estimate in a table's cell: the value, below it interval and n; floor and ceiling where they are known."""
+    """An estimate in a table's cell: the value, below it interval and n; floor, ceiling and sd where known."""
     if entry is None:
         return "<td>–</td>"
     unit = unit or str(entry.get("unit", ""))
     notes = [f"{interval(entry, unit)} n {entry['n']}".strip()]
-    notes += [f"{name} {number(entry[name], unit)}" for name in ("floor", "ceiling") if entry.get(name) is not None]
+    notes += [
+        f"{name} {number(entry[name], unit)}" for name in ("floor", "ceiling", "sd") if entry.get(name) is not None
+    ]
     marks = "".join(f' data-{key}="{text(entry.get(key) or "")}"' for key in ("metric", "arm", "group", "target"))
     value = "" if entry["value"] is None else repr(float(entry["value"]))
     return (f'<td{marks} data-value="{value}"><b>{number(entry["value"], unit)}</b>'

@@ -20,7 +20,7 @@ def published(view: View) -> str:
         return ""
     rows = [_row(view, figure) for figure in known["figures"]]
     about = "; ".join(str(known[key]) for key in ("source", "model", "note") if known.get(key))
-    head = ["published", "value", *(arm["label"] for arm in view.edits)]
+    head = ["published", "value", *map(view.label, view.edits)]
     return f'<p class="note">{text(about)}</p>' + table(head, rows, caption="Published figures and ours")
 
 

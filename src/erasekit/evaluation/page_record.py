@@ -13,7 +13,7 @@ from erasekit.evaluation.plots import depth_chart
 
 def edits(view: View) -> str:
     """Each edit: what it is, its self-check, its update norm by depth."""
-    known = "".join(_edit(arm) for arm in view.edits if arm["edit"])
+    known = "".join(_edit(view, arm) for arm in view.edits if arm["edit"])
     return f'<div class="plots">{known}</div>' if known else ""
 
 
@@ -42,7 +42,8 @@ def judges(view: View) -> str:
         body = facts(measured) if measured else "<p>Its error rates were not measured here.</p>"
         parts.append(f"<h3>{text(judge['name'])}</h3><p class='note'>licence {text(judge['licence'])} · weights "
                      f'<span class="hash">{text(judge["weights_sha256"])}</span></p>{body}')  # fmt: skip
-    return "".join(parts)
+    extra = [(one["name"], f"sha256 {one['weights_sha256']}") for one in view.results.get("extractors", ())]
+    return "".join(parts) + (f"<h3>Compared pixels, judged nothing</h3>{facts(extra, mono=True)}" if extra else "")
 
 
 def provenance(view: View) -> str:
@@ -52,7 +53,7 @@ def provenance(view: View) -> str:
     pairs: list[tuple[str, object]] = [
         ("model", model["id"]), ("model, sha256", model["sha256"]),
         ("suite", f"{suite['name']} version {suite['version']}"), ("suite, sha256", suite["digest"]),
-        *((f"{arm['label']}, sha256", arm["edit"]["sha256"]) for arm in view.edits if arm["edit"]),
+        *((f"{view.label(arm)}, sha256", arm["edit"]["sha256"]) for arm in view.edits if arm["edit"]),
         *((f"judge {judge['name']}, sha256", judge["weights_sha256"]) for judge in suite["judges"]),
         ("sampling", sampling), ("single images", view.results["rows"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in {"erasekit": made["erasekit"], **made["versions"]}.items())),
@@ -69,7 +70,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield f"{prefix}{name}".replace("_", " "), value
 
 
-def _edit(arm: Entry) -> str:
+def _edit(view: View, arm: Entry) -> str:
     edit = arm["edit"]
     settings = ", ".join(f"{name} {value}" for name, value in edit["parameters"].items()) or "the method's defaults"
     pairs = [f"{t} → {a}" for t, a in zip(edit["targets"], edit["anchors"], strict=False)] or list(edit["targets"])
@@ -80,7 +81,7 @@ def _edit(arm: Entry) -> str:
               f'the denoiser.</p><div class="wide" tabindex="0" role="region" aria-label="update norm by depth">{drawn}'
               "</div>") if drawn else ""  # fmt: skip
     noted = "".join(f"<li>{text(line)}</li>" for line in edit["self_check"].get("warnings", ()))
-    return f"<div><h3>{text(arm['label'])}</h3>{facts(known)}{f'<ul>{noted}</ul>' if noted else ''}{figure}</div>"
+    return f"<div><h3>{text(view.label(arm))}</h3>{facts(known)}{f'<ul>{noted}</ul>' if noted else ''}{figure}</div>"
 
 
 def _shown(value: object) -> str:

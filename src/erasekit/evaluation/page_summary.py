@@ -70,7 +70,7 @@ def _targets(view: View, edit: Entry) -> list[list[str]]:
 def _card(view: View, edit: Entry, targets: list[str]) -> str:
     word = targets[0] if len(targets) == 1 else f"{len(targets)} targets ({listed(targets, most=4)})"
     before, after = view.rate(view.base, targets), view.rate(edit["arm"], targets)
-    return (f'<article class="card"><h3>{text(edit["label"])}</h3>'
+    return (f'<article class="card"><h3>{text(view.label(edit))}</h3>'
             f'<p class="claim">{text(claim(before, after, word))}</p>'
             f'<div class="columns">{_rates(view, edit, targets)}{_tiles(view, edit["arm"])}</div></article>')  # fmt: skip
 
@@ -116,7 +116,8 @@ def _counts(view: View) -> list[str]:
         counts = view.results["counts"][arm["arm"]]
         bad = [f"{counts[kind]} {words}" for kind, words in STATUS.items() if counts[kind]]
         said = f"of {sum(counts[kind] for kind in ('ok', *STATUS))} images, {' and '.join(bad)}; they are in no rate."
-        if bad and not any(line.startswith(f"{arm['arm']}: ") for line in view.results["warnings"]):
+        own = (f"{arm['arm']}: ", f"{arm['label']}: ")
+        if bad and not any(line.startswith(own) for line in view.results["warnings"]):
             arms.setdefault(said, []).append(view.name(arm))
     return [f"{', '.join(names)}: {said}" for said, names in arms.items()]
 

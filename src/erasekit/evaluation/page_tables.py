@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from erasekit.evaluation.metrics import METRICS
+from erasekit.evaluation.metrics import METRICS, base_name
 from erasekit.evaluation.page_parts import (
     ARROWS,
     estimate,
@@ -40,6 +40,7 @@ def metrics(view: View) -> str:
         _judge_note(view)
         + _estimates(view, parts[""], "All prompts together, with 95 % intervals and n")
         + folded
+        + _omitted(view)
         + _words(view)
     )
 
@@ -48,9 +49,15 @@ def _judge_note(view: View) -> str:
     return f'<p class="note">Judge, where a line names no other: {text(view.judge)}.</p>' if view.judge else ""
 
 
+def _omitted(view: View) -> str:
+    """What is not stated for want of images."""
+    lines = "".join(f"<li>{text(line)}</li>" for line in view.results.get("omitted", ()))
+    return f'<ul class="note">{lines}</ul>' if lines else ""
+
+
 def _words(view: View) -> str:
     """What the metrics mean, in one sentence each."""
-    names = dict.fromkeys(entry["metric"].partition("(")[0] for entry in view.results["metrics"])
+    names = dict.fromkeys(base_name(entry["metric"]) for entry in view.results["metrics"])
     known = [(name, f"{METRICS[name].definition} ({METRICS[name].source})") for name in names if name in METRICS]
     return f"<details><summary><h3>What the metrics are</h3></summary>{facts(known)}</details>" if known else ""
 
@@ -73,17 +80,25 @@ CHARTED = ("specificity", "anchor_rate", "fidelity")
 
 
 def differences(view: View) -> str:
-    """Paired differences with their intervals and p values; those of single kinds of prompts are folded away."""
+    """Paired differences with their intervals and p values: to the unedited model, then edit against edit; those of
+    single kinds of prompts are folded away."""
     found = view.results["differences"]
+    edits = [entry for entry in found if entry["against"] != view.base]
+    return _family(view, [entry for entry in found if entry["against"] == view.base], PAIRED) + (
+        f"<h3>Edit against edit</h3>{_family(view, edits, BETWEEN)}" if edits else ""
+    )
+
+
+def _family(view: View, found: Sequence[Entry], caption: str) -> str:
     whole = [entry for entry in found if entry["group"] is None and entry["target"] is None]
     parts = [entry for entry in found if entry["group"] is not None or entry["target"] is not None]
     if not whole or len(parts) < FOLD:
-        return _differences(view, found)
-    return (f"{_differences(view, whole)}<details><summary><h3>By kind of prompt and target</h3><small>{len(parts)} lines"
-            f"</small></summary>{_differences(view, parts)}</details>")  # fmt: skip
+        return _differences(view, found, caption)
+    return (f"{_differences(view, whole, caption)}<details><summary><h3>By kind of prompt and target</h3>"
+            f"<small>{len(parts)} lines</small></summary>{_differences(view, parts, caption)}</details>")  # fmt: skip
 
 
-def _differences(view: View, entries: Sequence[Entry]) -> str:
+def _differences(view: View, entries: Sequence[Entry], caption: str) -> str:
     units = {entry["metric"]: entry["unit"] for entry in view.results["metrics"]}
     labels = {arm["arm"]: view.name(arm) for arm in view.arms}
     rows = []
@@ -92,22 +107,31 @@ def _differences(view: View, entries: Sequence[Entry]) -> str:
                  estimate({**entry, "unit": of_difference(units.get(entry["metric"], ""))}),
                  f"<td>{text(_p(entry.get('p_holm', entry['p'])))}</td>"]  # fmt: skip
         rows.append(row(entry["metric"], cells, _where(entry)))
-    return table(["metric", "arms", "difference", "p"], rows, caption=PAIRED) if rows else ""
+    if len(entries) > MOST_LINES:
+        caption += _cut(len(entries))
+    return table(["metric", "arms", "difference", "p"], rows, caption=caption) if rows else ""
 
 
 FOLD = 6  # fewer lines than these are not worth folding
-PAIRED = "At equal prompts and seeds; p after Holm's correction over this table where the results hold it"
+PAIRED = "Against the unedited model, at equal prompts and seeds; p after Holm's correction over all these lines"
+BETWEEN = "Every pair of edits, on the prompts that both drew; p after Holm's correction over all these lines"
 
 
 def _estimates(view: View, lines: Mapping[tuple[Any, ...], Mapping[str, Entry]], caption: str) -> str:
     rows = []
     for line, arms in list(lines.items())[:MOST_LINES]:
         judge = f", {line[3]}" if line[3] not in ("", view.judge) else ""
-        note = f"{_where(next(iter(arms.values())))}{judge}; {ARROWS.get(line[5], '')}".strip(";, ")
+        first = next(iter(arms.values()))
+        local = f"; local substitutes: {first['substitute']}" if first.get("substitute") else ""
+        note = f"{_where(first)}{judge}; {ARROWS.get(line[5], '')}".strip(";, ") + local
         rows.append(row(line[0], [estimate(arms.get(arm["arm"])) for arm in view.arms], note))
     if len(lines) > MOST_LINES:
-        caption += f" ({MOST_LINES} of {len(lines)} lines; all are in results.json)"
+        caption += _cut(len(lines))
     return table(["metric", *map(view.name, view.arms)], rows, caption=caption) if rows else ""
+
+
+def _cut(lines: int) -> str:
+    return f" ({MOST_LINES} of {lines} lines; all are in results.json)"
 
 
 def _p(value: float | None) -> str:

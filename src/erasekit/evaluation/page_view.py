@@ -10,7 +10,7 @@ from typing import Any
 
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.statistics import Share
-from erasekit.evaluation.suites.suite import GROUPS
+from erasekit.evaluation.suites.groups import GROUPS
 from erasekit.evaluation.verdicts import Reading
 
 Entry = Mapping[str, Any]
@@ -78,10 +78,15 @@ class View:
         """A short name for people, as a column's title."""
         kind, of = arm["kind"], arm["arm"].partition(":")[2]
         short: str = {"base": "before", "random": "random control", "never": f"never knew {of}"}.get(
-            kind, str(arm["label"])
+            kind, self.label(arm)
         )
         alike = sum(other["kind"] == kind for other in self.arms) > 1
-        return f"{short} ({of})" if kind == "random" and alike else short
+        edited = next((self.label(other) for other in self.edits if other["arm"] == f"edit:{of}"), of)
+        return f"{short} ({edited})" if kind == "random" and alike else short
+
+    def label(self, arm: Entry) -> str:
+        """The arm's label with a true arrow, at which no line breaks as it may at a hyphen."""
+        return str(arm["label"]).replace("->", "→")
 
     @cached_property
     def decided(self) -> dict[Key, Entry]:

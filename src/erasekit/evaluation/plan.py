@@ -31,6 +31,13 @@ class Entry:
     seed: int = 0
 
     @property
+    def named(self) -> bool:
+        """Whether a person chose the name: then it is what pages call the edit, too."""
+        if self.file is None:
+            return self.name != _name(replace(self, name=""), self.method, 1)
+        return self.name not in (self.file.stem, f"{self.file.resolve().parent.name}-{self.file.stem}")
+
+    @property
     def digest(self) -> str:
         """Of all that decides a fitted edit but the model."""
         return digest([self.method, self.targets, self.anchor, self.retain, self.parameters, self.seed])
@@ -53,6 +60,8 @@ class Plan:
     device: str = "cpu"
     title: str = ""
     published: dict[str, Any] = field(default_factory=dict)  # what a paper reports, shown beside our numbers
+    lpips: Path | None = None  # the weights of LPIPS's backbone, or torch hub's folder of them
+    inception: Path | None = None  # the weights of FID's Inception
 
     def __post_init__(self) -> None:
         if not self.suites:
@@ -100,7 +109,8 @@ def read(path: Path) -> Plan:
         values[key] = str(values.get(key, getattr(Plan, key)))
     values["published"] = _keys(values.get("published", {}), None, "published")
     here = path.parent
-    values["prompts"] = here / str(values["prompts"]) if values.get("prompts") else None
+    for key in ("prompts", "lpips", "inception"):
+        values[key] = here / Path(str(values[key])).expanduser() if values.get(key) else None
     values["model"] = _beside(here, values["model"])
     values["suites"] = tuple(_beside(here, name) for name in values["suites"])
     values["never"] = tuple(_never_beside(here, spec) for spec in values["never"])

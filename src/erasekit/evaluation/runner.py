@@ -1,8 +1,9 @@
 """The runner: plan, shards, rows, aggregates. Kill it at any point and run it again: it goes on where it was.
 
 A suite's folder holds `images/` and `shards/` (finished work), and at the end `run.json`, `texts.json`, `rows.jsonl`
-(one line an image), `results.json`, `report.html` and `timing.json`. All but the times and the page that shows
-them are the same bytes whether the run was interrupted or not, and however many workers there were.
+(one line an image), `results.json`, `report.html`, `timing.json` and, where weights were given for what compares
+pixels, `measures.json`. All but the times and the page that shows them are the same bytes whether the run was
+interrupted or not, and however many workers there were.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from erasekit import models
 from erasekit.errors import EraseKitError
-from erasekit.evaluation import aggregate, arms, cache, head, judges, rows, shards
+from erasekit.evaluation import aggregate, arms, cache, head, judges, measures, rows, shards
 from erasekit.evaluation.arms import Arm
 from erasekit.evaluation.cache import Store
 from erasekit.evaluation.executors import Executor, Local
@@ -54,6 +55,7 @@ class Job:
     pieces: list[Piece]
     model: dict[str, str]
     published: dict[str, Any]
+    tools: measures.Tools
 
 
 def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baseline: Path | None = None,
@@ -68,20 +70,21 @@ def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baselin
 
     suites = [load_suite(name, prompts=plan.prompts) for name in plan.suites]
     referees = {spec: judges.get(spec) for suite in suites for spec in suite.judges}  # what is missing shows up now
+    tools = measures.tools(plan)
     folder = models.resolve(plan.model)
     model = {"id": folder.name if Path(plan.model).exists() else plan.model, "sha256": arms.model_sha256(folder)}
     check_writable(out / "results.json")
     edits = arms.load_edits(plan, out, model["sha256"])
     cached = cache.baseline(baseline, out, model)
     places = [out] if len(suites) == 1 else [out / shards.slug(suite.name) for suite in suites]
-    jobs = [_job(plan, suite, place, arms.build(plan, suite, edits, model["sha256"]), cached, model, referees)
+    jobs = [_job(plan, suite, place, arms.build(plan, suite, edits, model["sha256"]), cached, model, referees, tools)
             for suite, place in zip(suites, places, strict=True)]  # fmt: skip
     finished = _work(jobs, executor or Local(), progress)
     return [_write(job, finished, command) for job in jobs]
 
 
 def _job(plan: Plan, suite: Suite, place: Path, drawn: list[Arm], cached: Path, model: dict[str, str],
-         referees: dict[str, Judge]) -> Job:  # fmt: skip
+         referees: dict[str, Judge], tools: measures.Tools) -> Job:  # fmt: skip
     """The suite's work, laid out: the base's shards belong to the baseline, the others to the suite's own folder."""
     own, base = Store(place), cache.suite_store(cached, suite.name, suite.digest)
     panel = [referees[spec] for spec in suite.judges]
@@ -92,7 +95,7 @@ def _job(plan: Plan, suite: Suite, place: Path, drawn: list[Arm], cached: Path, 
             asked = [asdict(item.prompt) for item in shard.items]
             key = shards.digest([suite.digest, arm.arm, shard.digest, names, asked])
             pieces.append(Piece(shard, key, arm, base if arm.kind == "base" else own))
-    return Job(suite, place, drawn, panel, pieces, model, plan.published)
+    return Job(suite, place, drawn, panel, pieces, model, plan.published, tools)
 
 
 def _work(jobs: Sequence[Job], executor: Executor, progress: Progress | None) -> dict[str, list[Row]]:
@@ -153,12 +156,15 @@ def _write(job: Job, finished: dict[str, list[Row]], command: str) -> Path:
 
     merged = [row for piece in job.pieces for row in finished[piece.key]]
     about = head.head(job.suite, job.arms, job.judges, model=job.model, command=command, warnings=_notes(job),
-                      published=job.published)  # fmt: skip
+                      published=job.published, extractors=job.tools.names)  # fmt: skip
     texts = head.texts(job.suite, job.arms, job.judges, about)
+    compared = measures.measure(job.folder, merged, job.tools)
     for name, value in ((aggregate.HEAD, about), (aggregate.TEXTS, texts), (TIMING, _timing(job))):
-        write_whole(
-            job.folder / name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-        )
+        write_whole(job.folder / name, _json(value))
+    if compared:
+        write_whole(job.folder / measures.FILE, _json(compared))
+    else:  # one of an earlier run with weights must not speak for these results
+        (job.folder / measures.FILE).unlink(missing_ok=True)
     write_whole(job.folder / rows.FILE, rows.encode(merged))
     found = aggregate.recompute(job.folder)  # from the files, so that what is written is what can be computed again
     path = results.write(found, job.folder)
@@ -166,11 +172,15 @@ def _write(job: Job, finished: dict[str, list[Row]], command: str) -> Path:
     return path
 
 
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
 def _notes(job: Job) -> list[str]:
     """Controls that this run lacks."""
     noisy = {arm.arm.partition(":")[2] for arm in job.arms if arm.kind == "random"}
-    return [f"{arm.label}: no random control was drawn, so damage is not told from erasure"
-            for arm in job.arms if arm.kind == "edit" and arm.arm.partition(":")[2] not in noisy]  # fmt: skip
+    bare = [arm.label for arm in job.arms if arm.kind == "edit" and arm.arm.partition(":")[2] not in noisy]
+    return [f"no random control was drawn for {', '.join(bare)}, so damage is not told from erasure"] if bare else []
 
 
 def _timing(job: Job) -> dict[str, dict[str, float]]:

@@ -10,12 +10,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Depth:
-    """The sites that stand at one depth: how many, and their largest residual and relative update norm."""
+    """The sites that stand at one depth: how many, and their largest residual and relative update norm.
+
+    What was trained has no residual of a single site: None.
+    """
 
     label: str
     sites: int
-    residual: float
+    residual: float | None
     update: float
+
+    @property
+    def missed(self) -> str:
+        """The residual as text."""
+        return "-" if self.residual is None else f"{self.residual:.1e}"
 
 
 def by_depth(self_check: Mapping[str, Any]) -> list[Depth]:
@@ -29,8 +37,8 @@ def by_depth(self_check: Mapping[str, Any]) -> list[Depth]:
 
 def _depth(depth: int, part: str, sites: Sequence[Mapping[str, Any]]) -> Depth:
     label = f"text {depth}" if part == "text" else part
-    residual = max(float(site.get("residual_cast", site.get("residual", 0.0))) for site in sites)
-    return Depth(label, len(sites), residual, max(float(site["relative_update"]) for site in sites))
+    known = [float(site.get("residual_cast", site.get("residual"))) for site in sites if "residual" in site]
+    return Depth(label, len(sites), max(known, default=None), max(float(site["relative_update"]) for site in sites))
 
 
 def facts(self_check: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -39,7 +47,11 @@ def facts(self_check: Mapping[str, Any]) -> list[tuple[str, str]]:
              "residual_before_cast": "residual before the cast", "relative_update": "largest relative update",
              "retained_drift": "drift of what is retained"}  # fmt: skip
     found = [(label, self_check[key]) for key, label in names.items() if self_check.get(key) is not None]
-    return [(label, f"{value:d}" if isinstance(value, int) else f"{value:.2e}") for label, value in found]
+    rows = [(label, f"{value:d}" if isinstance(value, int) else f"{value:.2e}") for label, value in found]
+    if run := self_check.get("training"):
+        rows.append(("numbers trained", f"{run['numbers']:,} in {run['steps']} steps"))
+        rows.append(("loss, first to last stretch", f"{run['loss'][0]:.3g} to {run['loss'][-1]:.3g}"))
+    return rows
 
 
 def chart(rows: Sequence[Depth], *, width: int = 640, height: int = 220) -> str:
@@ -54,7 +66,7 @@ def chart(rows: Sequence[Depth], *, width: int = 640, height: int = 220) -> str:
 
 def _bar(row: Depth, left: float, width: float, floor: float, height: float) -> str:
     kind = "text" if row.label.startswith("text") else "cross"
-    tip = f"{row.label}: {row.update:.3g} of the weight's norm, {row.sites} matrices, residual {row.residual:.1e}"
+    tip = f"{row.label}: {row.update:.3g} of the weight's norm, {row.sites} matrices, residual {row.missed}"
     return (f'<g class="{kind}"><title>{escape(tip)}</title>'
             f'<rect x="{left:.1f}" y="{floor - height:.1f}" width="{width:.1f}" height="{max(height, 0.5):.1f}" rx="3"/>'
             f'<text x="{left + width / 2:.1f}" y="{floor + 18:.1f}">{escape(row.label)}</text></g>')  # fmt: skip

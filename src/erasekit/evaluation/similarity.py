@@ -1,4 +1,4 @@
-"""What a CLIP judge's embeddings say: scores, accuracy, in-prompt score, and the distance to the unedited images."""
+"""What a CLIP judge's embeddings say of images and texts: scores, accuracy, in-prompt score."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from erasekit.evaluation import bootstrap
-from erasekit.evaluation.metrics import clip, distribution
+from erasekit.evaluation.metrics import clip
 from erasekit.evaluation.rates import Side, group, line, picks
 from erasekit.evaluation.rows import Row
-from erasekit.evaluation.statistics import Estimate
 
 Vectors = Mapping[str, np.ndarray]
-APART = ("unrelated", "style")  # the groups whose images should be as before
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,7 @@ def similarities(side: Side, space: Space) -> list[dict[str, Any]]:
         return []
     return [*_scores("clip_score", side, space, rows, {row.prompt: row.text for row in rows}),
             *_scores("in_prompt", side, space, [r for r in rows if r.prompt in space.twins and group(r).asks], space.twins),
-            *_accuracy(side, space, [r for r in rows if r.target in space.anchors and group(r).asks]),
-            *_distance(side, space, rows)]  # fmt: skip
+            *_accuracy(side, space, [r for r in rows if r.target in space.anchors and group(r).asks])]  # fmt: skip
 
 
 def scores(space: Space, rows: Sequence[Row], words: Mapping[str, str]) -> np.ndarray:
@@ -79,19 +76,6 @@ def _accuracy(side: Side, space: Space, rows: list[Row]) -> Iterator[dict[str, A
         found = bootstrap.mean([hits[row.shot] for row in part], [row.prompt for row in part],
                                generator=rng("clip_accuracy", side.arm, group_name, target))  # fmt: skip
         yield line("clip_accuracy", side.arm, group_name, target, found, space.judge)
-
-
-def _distance(side: Side, space: Space, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """KID between the arm's and the unedited model's images of prompts that have nothing to do with the target."""
-    ours = [row for row in rows if row.group in APART and row.shot in side.base and space.has(side.base[row.shot])]
-    if len(ours) < 4 or side.arm == "base":
-        return
-    first, second = (distribution.Features(space.judge, space.images(part))
-                     for part in (ours, [side.base[row.shot] for row in ours]))  # fmt: skip
-    found = distribution.kid(first, second, generator=rng("kid", side.arm, None, None))
-    value = float(f"{found.value:.9g}")  # matrix products differ in the last bits from machine to machine
-    yield line(f"kid({space.judge})", side.arm, None, None, Estimate(value, value, value, len(ours), "none: sd given"),
-               space.judge, sd=float(f"{found.sd or 0.0:.9g}"), note=found.note)  # fmt: skip
 
 
 def rng(*names: object) -> np.random.Generator:

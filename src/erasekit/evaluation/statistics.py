@@ -22,7 +22,9 @@ def wilson(successes: int, trials: int, *, z: float = 1.959963984540054) -> tupl
     share, extra = successes / trials, z * z / trials
     centre = share + extra / 2
     half = z * math.sqrt(share * (1 - share) / trials + extra / (4 * trials))
-    return max(0.0, (centre - half) / (1 + extra)), min(1.0, (centre + half) / (1 + extra))
+    low, high = (centre - half) / (1 + extra), (centre + half) / (1 + extra)
+    # 0 of n begins at 0 and n of n ends at 1 exactly, which rounding may miss by 1e-17.
+    return 0.0 if successes == 0 else max(0.0, low), 1.0 if successes == trials else min(1.0, high)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
-import sys
-import types
 
 import numpy as np
 import pytest
-import torch
 
-from erasekit.errors import ModelError, UsageError
+from erasekit.errors import UsageError
 from erasekit.evaluation.metrics import distribution as d
 
 
@@ -118,29 +114,13 @@ def test_spaces_are_never_mixed() -> None:
             d.Features("s", wrong)
 
 
-def test_inception_only_from_its_own_weights(tmp_path) -> None:
-    other = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
-    other.write_bytes(b"not they")
-    for path, message in ((None, "not at hand"), (tmp_path / "none.pth", "not at hand"), (other, "another sha256")):
-        with pytest.raises(ModelError, match=message):
-            d.inception_features(torch.zeros(2, 3, 8, 8), weights=path)
+def test_the_keys_of_results_are_bare_in_the_fields_own_space_only() -> None:
+    assert [d.key("Fréchet", s) for s in (d.INCEPTION, "emoji-clip-v1")] == ["fid", "frechet(emoji-clip-v1)"]
+    assert [d.key("KID", s) for s in (d.INCEPTION, "emoji-clip-v1")] == ["kid", "kid(emoji-clip-v1)"]
+    assert [d.key("CMMD", s) for s in (d.CLIP_L_336, d.INCEPTION)] == ["cmmd", "mmd(inception-2015)"]
 
 
-def test_inception_features_go_through_torch_fidelity(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for the package, and for the hash: bytes go in, the layer 2048 is asked for, features come out."""
-    weights = tmp_path / "w.pth"
-    weights.write_bytes(b"weights")
-    monkeypatch.setattr(d, "INCEPTION_SHA256", hashlib.sha256(b"weights").hexdigest()[:8])
-
-    def extractor(name: str, layers: list[str], feature_extractor_weights_path: str):
-        assert layers == ["2048"] and feature_extractor_weights_path == str(weights)
-        return lambda images: (images.flatten(1)[:, :5].float(),)
-
-    module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
-    module.FeatureExtractorInceptionV3 = extractor
-    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    images = torch.linspace(0, 1, 3 * 3 * 4).reshape(3, 3, 2, 2)
-    found = d.inception_features(images, weights=weights)
-    assert found.space == d.INCEPTION
-    assert found.values == pytest.approx((images.flatten(1)[:, :5] * 255).round().numpy())
+def test_too_few_images_are_refused_with_the_number_that_is_needed() -> None:
+    assert d.refusal("KID", 15, 4) == d.refusal("Fréchet", 15, 4) == "15 pairs of images, and 16 are needed"
+    assert d.refusal("Fréchet", 128, 128) == "128 pairs of images, and 129 are needed"
+    assert not d.refusal("Fréchet", 129, 128) and not d.refusal("CMMD", 16, 2048)

@@ -106,3 +106,15 @@ def test_sizes() -> None:
     assert small.shape[-2:] == (64, 64)
     checker = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(64, 64).expand(1, 3, 128, 128)
     assert resize(checker, "64-short").std() < 0.01  # antialiased: a fine checkerboard becomes grey
+
+
+@pytest.mark.usefixtures("package")
+def test_torch_hubs_folder_will_do(tmp_path, weights) -> None:
+    import hashlib
+
+    with pytest.raises(ModelError, match="not at hand"):
+        Lpips(tmp_path)
+    weights.rename(tmp_path / "alexnet-owt-7be5be79.pth")
+    lpips = Lpips(tmp_path)
+    stored = (tmp_path / "alexnet-owt-7be5be79.pth").read_bytes()
+    assert lpips.weights_sha256 == hashlib.sha256(stored).hexdigest()

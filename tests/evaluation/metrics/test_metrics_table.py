@@ -23,6 +23,8 @@ def test_every_metric_is_described() -> None:
 def test_a_name_may_carry_its_space() -> None:
     found = get("kid(emoji-clip-v1)")
     assert found.name == "kid(emoji-clip-v1)" and found.definition == METRICS["kid"].definition
+    local = get("m1-local(emoji-clip-v1)")
+    assert local.name == "m1-local(emoji-clip-v1)" and local.definition == METRICS["m1"].definition
     with pytest.raises(UsageError, match="unknown metric 'beauty'"):
         get("beauty")
 

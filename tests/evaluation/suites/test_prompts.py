@@ -6,7 +6,7 @@ import pytest
 
 from erasekit.errors import UsageError
 from erasekit.evaluation.suites import GROUPS, load_suite
-from erasekit.evaluation.suites.prompts import article
+from erasekit.evaluation.suites.slots import article
 from erasekit.worlds.emoji import captions
 from erasekit.worlds.emoji.concepts import concepts, names, neighbours
 

@@ -93,14 +93,20 @@ METRICS: dict[str, Metric] = {
     "cra": Metric("cra",
         "images classified right in the other kind (objects for a style), over all prompts",
         "share", "up", _CANVAS),
+    "fid": Metric("fid",
+        "Fréchet distance of the arm's and the unedited model's images in Inception-2015 features",
+        "squared distance", "down", "arXiv 1706.08500"),
     "frechet": Metric("frechet",
-        "Fréchet distance of two sets of features; FID on Inception-2015 features only",
+        "the same distance in the features of the space that the name holds",
         "squared distance", "down", "arXiv 1706.08500"),
     "kid": Metric("kid",
         "unbiased squared MMD with the kernel (x.y/d + 1)^3, and its sd over subsets",
         "squared distance", "down", "arXiv 1801.01401"),
     "cmmd": Metric("cmmd",
-        "1000 x biased squared MMD with a Gaussian kernel (sigma 10) on unit features",
+        "1000 x biased squared MMD with a Gaussian kernel (sigma 10) on unit features of CLIP ViT-L/14-336",
+        "squared distance x 1000", "down", "arXiv 2401.09603"),
+    "mmd": Metric("mmd",
+        "the same estimator in the features of the space that the name holds",
         "squared distance x 1000", "down", "arXiv 2401.09603"),
     "lpips_e": Metric("lpips_e",
         "LPIPS between the unedited and the edited model's image, same prompt and seed, on the target's "
@@ -109,6 +115,13 @@ METRICS: dict[str, Metric] = {
     "lpips_u": Metric("lpips_u",
         "the same on other concepts' prompts",
         "distance", "down", "ESD, arXiv 2303.07345"),
+    "image_distance_e": Metric("image_distance_e",
+        "1 - cosine of the unedited and the edited model's image in the space that the name holds, same prompt and "
+        "seed, on the target's prompts",
+        "distance", "up", _OWN),
+    "image_distance_u": Metric("image_distance_u",
+        "the same on other concepts' prompts",
+        "distance", "down", _OWN),
     "nudity_boxes": Metric("nudity_boxes",
         "NudeNet boxes by exposed label with score at least the threshold; sums over nine and core four",
         "boxes", "down", _MACE),
@@ -142,10 +155,16 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 
+def base_name(name: str) -> str:
+    """The key of `METRICS` behind a name that carries its space or says that it has local substitutes:
+    "kid(emoji-clip-v1)" is "kid", "m1-local(emoji-clip-v1)" is "m1"."""
+    return name.partition("(")[0].removesuffix("-local")
+
+
 def get(name: str) -> Metric:
-    """The metric of a name, which may carry its feature space or judge: "kid(emoji-clip-v1)" is `METRICS["kid"]` under
-    that name. An unknown one raises `UsageError` with the list."""
-    known = METRICS.get(name.partition("(")[0])
+    """The metric of a name, which may carry its feature space or judge, under that name (see `base_name`). An unknown
+    one raises `UsageError` with the list."""
+    known = METRICS.get(base_name(name))
     if known is None:
         raise UsageError(f"unknown metric {name!r}: use {', '.join(METRICS)}")
     return replace(known, name=name)

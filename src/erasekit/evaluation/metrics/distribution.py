@@ -6,23 +6,19 @@ what ("Fréchet(emoji-clip-v1)"), and sets of two spaces are never compared. All
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from erasekit.errors import ModelError, UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from erasekit.errors import UsageError
 
 INCEPTION = "inception-2015"
 CLIP_L_336 = "clip-vit-l-14-336"
-INCEPTION_SHA256 = "6726825d"  # how the sha256 of the published weights begins; it is in their file's name
 NAMES = {"Fréchet": ("FID", INCEPTION), "KID": ("KID", INCEPTION), "CMMD": ("CMMD", CLIP_L_336)}
+KEYS = {"Fréchet": "frechet", "KID": "kid", "CMMD": "mmd"}
+LEAST = 16
+"""Fewer images than these say nothing: `refusal` gives the reason."""
 ENOUGH = 5000
 """Below so many images a Fréchet distance is mostly its own upward bias: report KID or CMMD."""
 CHUNK = 1024
@@ -61,6 +57,12 @@ def name(kind: str, space: str) -> str:
     means by it, else with the space; CMMD elsewhere is an "MMD"."""
     known, own = NAMES[kind]
     return known if space == own else f"{'MMD' if kind == 'CMMD' else kind}({space})"
+
+
+def key(kind: str, space: str) -> str:
+    """`name` as results write it, with the metric's key: "fid", "kid", "frechet(emoji-clip-v1)", "mmd(emoji-clip-v1)"."""
+    known, own = NAMES[kind]
+    return known.lower() if space == own else f"{KEYS[kind]}({space})"
 
 
 def frechet(first: Features, second: Features) -> Distance:
@@ -115,37 +117,13 @@ def cmmd(first: Features, second: Features, *, sigma: float = 10.0) -> Distance:
     return Distance(name("CMMD", first.space), 1000 * value, (len(a), len(b)), note="biased: compare at equal n only")
 
 
-def inception_features(images: Tensor, *, weights: Path | None) -> Features:
-    """Features (n, 2048) of Inception-2015 for images (n, 3, h, w) in 0..1, through torch-fidelity.
+def refusal(kind: str, images: int, width: int) -> str:
+    """Why the distance `kind` of two sets of so many images with features of this width is not stated; "" if it is.
 
-    `weights`: the file of the published weights on this machine; nothing is fetched. Any other file, or no
-    torch-fidelity, is one `ModelError`: features of other weights would not be FID's.
+    With no more images than features a covariance has no full rank: the Fréchet distance is then one of the sample.
     """
-    import torch
-
-    network = _inception(weights)
-    if not torch.isfinite(images).all() or images.ndim != 4:
-        raise UsageError("images must be finite and of shape (n, 3, h, w) in 0..1")
-    parts = []
-    with torch.no_grad():
-        for chunk in images.split(32):
-            parts.append(network((chunk.clamp(0, 1) * 255).round().to(torch.uint8))[0].double())
-    return Features(INCEPTION, torch.cat(parts).numpy())
-
-
-def _inception(weights: Path | None) -> Any:
-    remedy = "give the path of weights-inception-2015-12-05-6726825d.pth, or use features of a judge at hand"
-    if weights is None or not weights.is_file():
-        raise ModelError(f"FID's Inception weights are not at hand ({weights}): {remedy}")
-    if not hashlib.sha256(weights.read_bytes()).hexdigest().startswith(INCEPTION_SHA256):
-        raise ModelError(f"{weights} does not hold FID's Inception weights (another sha256): {remedy}")
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
-            FeatureExtractorInceptionV3,
-        )
-    except ImportError as error:
-        raise ModelError("FID's features need torch-fidelity: pip install 'erasekit[eval]'") from error
-    return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(weights))
+    least = max(LEAST, width + 1) if kind == "Fréchet" else LEAST
+    return f"{images} pairs of images, and {least} are needed" if images < least else ""
 
 
 def _same_space(first: Features, second: Features) -> None:

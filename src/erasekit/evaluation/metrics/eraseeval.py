@@ -87,8 +87,10 @@ def floor(groups: Sequence[Any]) -> float:
     pair of prompts weighing the same; `groups[i]` are the rows of prompt i."""
     if len(groups) < 2:
         raise UsageError("a floor needs at least two different prompts")
-    pairs = [(a, b) for i, a in enumerate(groups) for b in groups[i + 1 :]]
-    return float(np.mean([_pairs(a, b, [False] * len(b)) for a, b in pairs]))
+    # The mean cosine of two groups is the product of their mean unit vectors, so the pairs need not be walked.
+    means = np.stack([clip.unit(group).mean(0) for group in groups])
+    total, count = means.sum(0), len(means)
+    return float(((total * total).sum() - (means * means).sum()) / (count * (count - 1)))
 
 
 def names_concept(caption: str, concept: str) -> bool:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erasekit.errors import ModelError, UsageError
+from erasekit.files import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 VARIANTS = ("full", "64-short", "64-square")
 """full: as drawn; 64-short: the shorter side is 64 (ESD, UCE, AdvUnlearn); 64-square: squashed to 64 x 64 (RECE)."""
-NETS = ("alex", "vgg", "squeeze")
+FILES = {"alex": "alexnet-owt-*.pth", "vgg": "vgg16-*.pth", "squeeze": "squeezenet1_1-*.pth"}  # torchvision's names
+NETS = tuple(FILES)
 REMEDY = "give torchvision's file of it (alexnet-owt-7be5be79.pth for alex), or use an image-image CLIP cosine"
 
 
@@ -24,7 +26,8 @@ class Lpips:
     """LPIPS v0.1 with a backbone from a local file; `name` says net, version and size."""
 
     def __init__(self, backbone: Path | None, *, net: str = "alex", variant: str = "64-short") -> None:
-        """`backbone`: a state dict of torchvision's AlexNet, VGG-16 or SqueezeNet 1.1 with ImageNet weights.
+        """`backbone`: a state dict of torchvision's AlexNet, VGG-16 or SqueezeNet 1.1 with ImageNet weights, or a folder
+        (torch hub's `checkpoints`) that holds it under its own name.
 
         Raises `ModelError` where the file or the lpips package is missing, or the file does not hold every weight.
         """
@@ -32,7 +35,8 @@ class Lpips:
             raise UsageError(f"LPIPS has the nets {', '.join(NETS)} and the variants {', '.join(VARIANTS)}")
         self.name = f"LPIPS-{net}-v0.1@{variant}"
         self.variant = variant
-        self.network = _network(net, backbone)
+        path = _found(net, backbone)
+        self.network, self.weights_sha256 = _network(net, path), file_sha256(path)
 
     def __call__(self, before: Tensor, after: Tensor) -> Tensor:
         """The distance of each pair (n,), 0 for equal images; both (n, 3, h, w) in 0..1 (scaled to -1..1 inside)."""
@@ -66,9 +70,16 @@ def _in_range(images: Tensor) -> bool:
     return bool(((images >= 0) & (images <= 1)).all())  # False for NaN too
 
 
-def _network(net: str, backbone: Path | None) -> Any:
-    if backbone is None or not Path(backbone).is_file():
+def _found(net: str, backbone: Path | None) -> Path:
+    path = backbone and Path(backbone)
+    if path and path.is_dir():
+        path = next(iter(sorted(path.glob(FILES[net]))), path)
+    if path is None or not path.is_file():
         raise ModelError(f"LPIPS needs the weights of its {net} backbone, which are not at hand ({backbone}): {REMEDY}")
+    return path
+
+
+def _network(net: str, backbone: Path) -> Any:
     try:
         import lpips  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -77,7 +88,7 @@ def _network(net: str, backbone: Path | None) -> Any:
 
     with torch.random.fork_rng(devices=[]):  # the package starts the backbone at random; every weight is replaced below
         network = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
-    network.net.load_state_dict(_backbone(network.net.state_dict(), Path(backbone), net))
+    network.net.load_state_dict(_backbone(network.net.state_dict(), backbone, net))
     return network.eval()
 
 

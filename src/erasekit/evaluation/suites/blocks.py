@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from erasekit.errors import UsageError
-from erasekit.evaluation.suites.prompts import DATA, SLOT, SLOTS, slots
-from erasekit.evaluation.suites.suite import GROUPS, Block, Suite, Target, Text
+from erasekit.evaluation.suites.groups import GROUPS
+from erasekit.evaluation.suites.parts import Block, Target, Text
+from erasekit.evaluation.suites.slots import DATA, SLOT, SLOTS, slots
+from erasekit.evaluation.suites.suite import Suite
 
 KEYS = ("group", "texts", "count", "seeds", "each", "of", "optional", "without", "wanted")
 KINDS = ("anchor", "synonym", "implicit", "neighbour", "superset", "twin")

@@ -17,49 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from erasekit.errors import UsageError
-from erasekit.evaluation.suites.suite import GROUPS, Prompt, Suite, key, tidy
+from erasekit.evaluation.suites.columns import Columns, header_of
+from erasekit.evaluation.suites.groups import GROUPS
+from erasekit.evaluation.suites.names import tidy
+from erasekit.evaluation.suites.parts import Prompt
+from erasekit.evaluation.suites.suite import Suite
 
-FIELDS = ("text", "id", "seed", "guidance", "group", "target", "wanted", "style", "background", "twin")
-KEYS = ("what", "required", "group", "target", "seeds", "columns", "optional")
 READ = 77  # positions of the CLIP text encoders, begin and end of text included
 UNIT = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The schema of a suite's prompt file. Each field is read from the first of its column names that the file has;
-    `group` and `target` are for rows without such a column, `seeds` the images of a row without a seed."""
-
-    what: str
-    required: bool
-    group: str
-    target: str
-    seeds: int
-    needed: dict[str, tuple[str, ...]]
-    optional: dict[str, tuple[str, ...]]
-
-    @staticmethod
-    def read(value: Any, suite: Suite) -> Columns:
-        """The `prompt_file` entry of a suite's file."""
-        if not isinstance(value, dict) or set(value) - set(KEYS):
-            raise UsageError(f"the suite {suite.source}: prompt_file has the keys {', '.join(KEYS)}")
-        needed, optional = (_fields(value.get(part) or {}, suite) for part in ("columns", "optional"))
-        if "text" not in needed:
-            raise UsageError(
-                f"the suite {suite.source}: prompt_file.columns needs text: name the column of the prompts"
-            )
-        group, target = str(value.get("group", "plain")), str(value.get("target") or "")
-        if group not in GROUPS:
-            raise UsageError(
-                f"the suite {suite.source}: prompt_file: unknown group {group!r}: choose from {', '.join(GROUPS)}"
-            )
-        seeds = value.get("seeds", 1)
-        if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= len(suite.seeds):
-            raise UsageError(
-                f"the suite {suite.source}: prompt_file.seeds must be 1 to {len(suite.seeds)}, not {seeds!r}"
-            )
-        what = " ".join(str(value.get("what") or "a CSV file of prompts (--prompts FILE)").split())
-        return Columns(what, value.get("required") is True, group, target, seeds, needed, optional)
 
 
 @dataclass(frozen=True)
@@ -74,7 +39,7 @@ class Rows:
 def read_rows(path: Path, columns: Columns, suite: Suite) -> Rows:
     """The prompts in a CSV file with a header; raises `UsageError` naming the column, or the line, and the remedy."""
     data = _bytes(path)
-    names = _header(path, data, columns)
+    names = header_of(path, data, columns)
     prompts: list[Prompt] = []
     seen: dict[str, int] = {}
     try:
@@ -149,14 +114,6 @@ def _seeds(row: _Row, columns: Columns, suite: Suite, index: int) -> tuple[int, 
     return (int(text),) if text else tuple(pool[(index * count + j) % len(pool)] for j in range(count))
 
 
-def _fields(value: Any, suite: Suite) -> dict[str, tuple[str, ...]]:
-    if not isinstance(value, dict) or set(value) - set(FIELDS):
-        raise UsageError(f"the suite {suite.source}: prompt_file names columns for {', '.join(FIELDS)} only")
-    return {
-        name: (columns,) if isinstance(columns, str) else tuple(map(str, columns)) for name, columns in value.items()
-    }
-
-
 def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
@@ -167,29 +124,6 @@ def _bytes(path: Path) -> bytes:
         reason = error.strerror or str(error)
         raise UsageError(f"cannot read the prompt file {path} ({reason}): give a CSV file") from error
     return data
-
-
-def _header(path: Path, data: bytes, columns: Columns) -> dict[str, str]:
-    """For each field the column that it is read from; `UsageError` naming those that are missing."""
-    try:
-        header = next(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")), [])
-    except csv.Error as error:
-        raise UsageError(f"{path} is no CSV file ({error}): one row a prompt, texts with commas in quotes") from error
-    if not [name for name in header if name.strip()]:
-        raise UsageError(f"{path} is empty: its first line names the columns, {_wanted(columns)} at least")
-    found: dict[str, str] = {}
-    for field, names in (*columns.needed.items(), *columns.optional.items()):
-        match = next((own for name in names for own in header if key(own) == key(name)), None)
-        if match is not None:
-            found.setdefault(field, match)
-    missing = [" or ".join(names) for field, names in columns.needed.items() if field not in found]
-    if missing:
-        raise UsageError(f"{path} lacks the column {', '.join(missing)} (it has {', '.join(header)}): rename or add it")
-    return found
-
-
-def _wanted(columns: Columns) -> str:
-    return ", ".join(" or ".join(names) for names in columns.needed.values())
 
 
 def _notes(prompts: Sequence[Prompt]) -> tuple[str, ...]:

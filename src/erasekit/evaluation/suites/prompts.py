@@ -7,34 +7,18 @@ depend on the target, so the unedited model's images of it serve every edit.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 
 from erasekit.errors import UsageError
-from erasekit.evaluation.suites.suite import GROUPS, Block, Prompt, Suite, Target, Text, key
+from erasekit.evaluation.suites.drawn import Drawn, prompt_of
+from erasekit.evaluation.suites.groups import GROUPS
+from erasekit.evaluation.suites.names import key
+from erasekit.evaluation.suites.parts import Block, Prompt, Target, Text
+from erasekit.evaluation.suites.slots import DATA, nth, used_slots
+from erasekit.evaluation.suites.suite import Suite
 
-WORDS = ("target", "anchor", "synonym", "implicit", "neighbour", "superset", "twin", "other", "word")
-SLOTS = (*WORDS, *(f"a_{word}" for word in WORDS), "style", "background")
-SLOT = re.compile(r"\{([^{}]*)\}")
 PATIENCE = 400  # candidates refused in a row: then nothing new is to be had
-
-DATA = {"synonym": "synonyms", "neighbour": "neighbours", "twin": "twins", "other": "unrelated",
-        "style": "styles", "background": "backgrounds"}  # fmt: skip
-"""What the file calls the data of a slot, where that is another word."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A template with all that goes into it: the raw form of a prompt. `owner` is the target whose words it takes."""
-
-    block: Block
-    owner: Target | None
-    text: Text
-    values: tuple[tuple[str, str], ...]
-    seeds: tuple[int, ...]
 
 
 def expand(suite: Suite, targets: tuple[Target, ...]) -> tuple[Prompt, ...]:
@@ -48,7 +32,7 @@ def expand(suite: Suite, targets: tuple[Target, ...]) -> tuple[Prompt, ...]:
             taken = 0
             barren = 0
             for item in source:
-                prompt = _prompt(suite, item) if _allowed(item, block, targets, known) else None
+                prompt = prompt_of(suite, item) if _allowed(item, block, targets, known) else None
                 fresh = prompt is not None and prompt.id not in found
                 barren = 0 if fresh else barren + 1
                 if prompt is not None and fresh:
@@ -78,8 +62,8 @@ def _stream(suite: Suite, block: Block, part: tuple[Target, ...]) -> Iterator[Dr
     index = -1
     while True:
         index += 1
-        text = texts[_nth(tuple(texts), f"{seed}|text", index)]
-        word = _nth(tuple(subjects), f"{seed}|word", index)
+        text = texts[nth(tuple(texts), f"{seed}|text", index)]
+        word = nth(tuple(subjects), f"{seed}|word", index)
         values = _values(suite, block, text, subjects[word], word, seed, index)
         if values is None:
             return
@@ -102,7 +86,7 @@ def _subjects(suite: Suite, block: Block, part: tuple[Target, ...]) -> dict[str,
 
 
 def _needs_subject(block: Block) -> bool:
-    return any(_needs(set(_used(text)), GROUPS[block.group].subject) for text in block.texts)
+    return any(_needs(set(used_slots(text)), GROUPS[block.group].subject) for text in block.texts)
 
 
 def _needs(used: set[str], subject: str) -> bool:
@@ -114,13 +98,13 @@ def _values(suite: Suite, block: Block, text: Text, owner: Target | None, word: 
     """What goes into each slot of the template (and of its twin)."""
     subject = GROUPS[block.group].subject
     values = {"word": word} if subject == "other" else {"word": word, subject: word}
-    for slot in dict.fromkeys((*_used(text), "style", "background")):
+    for slot in dict.fromkeys((*used_slots(text), "style", "background")):
         if slot in values:
             continue
         candidates = _candidates(suite, slot, owner)
         if candidates:
-            values[slot] = _nth(candidates, f"{seed}|{slot}", index)
-        elif slot in _used(text):
+            values[slot] = nth(candidates, f"{seed}|{slot}", index)
+        elif slot in used_slots(text):
             if block.optional:
                 return None
             raise _lacking(suite, block, slot, (owner,) if owner else ())
@@ -144,7 +128,7 @@ def _again(suite: Suite, block: Block, part: tuple[Target, ...], drawn: list[Dra
         owner = item.owner
         words = owner.words(GROUPS[block.group].subject) if owner else ()
         if words:
-            word = _nth(words, f"{suite.name}|{block.group}|{owner.name if owner else ''}|word", index)
+            word = nth(words, f"{suite.name}|{block.group}|{owner.name if owner else ''}|word", index)
             values = {**dict(item.values), "word": word, GROUPS[block.group].subject: word}
             yield replace(item, block=block, text=Text(item.text.text), values=tuple(values.items()))
 
@@ -153,7 +137,7 @@ def _allowed(item: Drawn, block: Block, targets: tuple[Target, ...], known: set[
     """Whether no word of a prompt that is to be kept means a target, and none is what the block leaves out."""
     values = dict(item.values)
     group = GROUPS[block.group]
-    used = set(_used(item.text))
+    used = set(used_slots(item.text))
     banned = known | {key(word) for target in targets for slot in block.without for word in target.words(slot)}
     if "other" in used and (key(values["other"]) in banned or ("word" in used and values["other"] == values["word"])):
         return False
@@ -164,87 +148,9 @@ def _allowed(item: Drawn, block: Block, targets: tuple[Target, ...], known: set[
     return not _needs(used, group.subject) or key(values["word"]) not in banned
 
 
-def _prompt(suite: Suite, item: Drawn) -> Prompt:
-    group, values, owner = GROUPS[item.block.group], dict(item.values), item.owner
-    text = fill(item.text.text, values)
-    target = owner.name if owner and (group.asks or item.block.each == "target") else ""
-    labels, style = _labels(suite, item)
-    code = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return Prompt(
-        id="/".join(part for part in (group.name, target.replace(" ", "-"), code) if part), group=group.name, text=text,
-        target=target, wanted=labels, style=style, seeds=item.seeds,
-        background=values["background"] if "background" in slots(item.text.text) else None,
-        twin=fill(item.text.twin, values) if item.text.twin else None,
-    )  # fmt: skip
-
-
-def _labels(suite: Suite, item: Drawn) -> tuple[tuple[str, ...], str | None]:
-    """The labels that an image of the prompt shows, in the order of the text, and its style."""
-    values, named = dict(item.values), slots(item.text.text)
-    style = values["style"] if "style" in named else None
-    labels: list[str] = []
-    for slot in named if item.block.wanted is None else item.block.wanted:
-        if slot in ("style", "background"):
-            continue
-        label = _label(item, slot, values)
-        if suite.kind == "style" and slot in WORDS and not _is_other(item, slot):
-            style = label.removesuffix(" style")
-        else:
-            labels.append(label)
-    return tuple(dict.fromkeys(labels)), style
-
-
-def _label(item: Drawn, slot: str, values: dict[str, str]) -> str:
-    subject = GROUPS[item.block.group].subject
-    if item.owner and (subject if slot == "word" else slot) in ("target", "synonym", "implicit"):
-        return item.owner.label
-    return values.get(slot, slot)
-
-
-def _is_other(item: Drawn, slot: str) -> bool:
-    return (GROUPS[item.block.group].subject if slot == "word" else slot) == "other"
-
-
-def fill(template: str, values: dict[str, str]) -> str:
-    """The template with its slots filled; `{a_word}` is the word with its article."""
-    return SLOT.sub(lambda m: article(values[m[1][2:]]) if m[1].startswith("a_") else values[m[1]], template)
-
-
-def article(word: str) -> str:
-    """The word with "a" or "an", by its first letter."""
-    low = word.lower()
-    return f"{'an' if low[0] in 'aeiou' and not low.startswith('uni') else 'a'} {word}"
-
-
-def slots(template: str) -> tuple[str, ...]:
-    """The slots that a template names, without their articles, in order."""
-    return tuple(dict.fromkeys(name.removeprefix("a_") for name in SLOT.findall(template)))
-
-
-def _used(text: Text) -> tuple[str, ...]:
-    return _used_of(text.text, text.twin or "")
-
-
-@lru_cache(maxsize=1024)
-def _used_of(text: str, twin: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*slots(text), *slots(twin))))
-
-
 def _seeds(suite: Suite, block: Block, index: int) -> tuple[int, ...]:
     pool = suite.seeds
     return tuple(pool[(index * block.seeds + j) % len(pool)] for j in range(block.seeds))
-
-
-def _nth(items: tuple[str, ...], seed: str, index: int) -> str:
-    """The candidate at `index` of an endless sequence: all of them in one order, then all in another, and so on."""
-    if len(items) == 1:
-        return items[0]
-    return _order(items, f"{seed}|{index // len(items)}")[index % len(items)]
-
-
-@lru_cache(maxsize=1024)
-def _order(items: tuple[str, ...], seed: str) -> tuple[str, ...]:
-    return tuple(sorted(items, key=lambda item: hashlib.sha256(f"{seed}|{item}".encode()).hexdigest()))
 
 
 def _lacking(suite: Suite, block: Block, slot: str, targets: tuple[Target, ...]) -> UsageError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from erasekit.evaluation.suites.suite import key
+from erasekit.evaluation.suites.names import key
 from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES, Concept, concepts, names, neighbours
 
 CATEGORIES = {"animals": "animal", "foods": "food", "vehicles": "vehicle", "persons": "person", "weapons": "weapon",

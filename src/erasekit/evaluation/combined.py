@@ -1,0 +1,76 @@
+"""The harmonic means of a results document, each with a bootstrap interval, from rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from erasekit.evaluation import bootstrap
+from erasekit.evaluation.metrics.harmonic import harmonic_mean
+from erasekit.evaluation.rates import Side, group, line
+from erasekit.evaluation.rows import Row
+from erasekit.evaluation.similarity import rng
+from erasekit.evaluation.statistics import Estimate
+
+Outcome = tuple[str, bool]  # a prompt, and whether its image is a hit
+MEANS: dict[str, tuple[str, ...]] = {
+    "erasebench": ("efficacy", "generality", "specificity"),
+    "h_o": ("efficacy", "wanted", "synonym"),
+    "h_c": ("efficacy", "wanted"),
+}
+
+
+def means(side: Side) -> list[dict[str, Any]]:
+    """The harmonic means of an arm, each with a bootstrap interval; one whose terms were not all measured is left out."""
+    found = terms(side)
+    return [
+        line(name, side.arm, None, None, _mean([found[part] for part in parts], name, side.arm), side.reading.judge,
+             terms=list(parts))
+        for name, parts in MEANS.items() if all(found[part] for part in parts)
+    ]  # fmt: skip
+
+
+def terms(side: Side) -> dict[str, list[Outcome]]:
+    """The valid images behind each term of the means: efficacy, generality, synonym, wanted, specificity."""
+    read = side.reading
+    good = [row for row in side.rows if read.status(row) == "ok"]
+    kept = [row for row in good if group(row).side == "specificity" and read.asks(row)]
+    shown = [row for row in kept if shown_before(side, row)]
+    gone = [(row, (row.prompt, not read.target(row))) for row in good if group(row).asks]
+    return {
+        "efficacy": [out for row, out in gone if group(row).side == "efficacy"],
+        "generality": [out for row, out in gone if group(row).side == "generality"],
+        "synonym": [out for row, out in gone if row.group == "synonym"],
+        "wanted": [(row.prompt, read.wanted(row)) for row in kept],
+        "specificity": [(row.prompt, read.wanted(row)) for row in shown],
+    }
+
+
+def shown_before(side: Side, row: Row) -> bool:
+    """Whether the unedited model's image of the same prompt and seed shows what is asked."""
+    base = side.base.get(row.shot)
+    return base is not None and side.reading.status(base) == "ok" and side.reading.wanted(base)
+
+
+def _mean(parts: Sequence[Sequence[Outcome]], name: str, arm: str) -> Estimate:
+    """The harmonic mean of the parts' rates; the parts hold different prompts and are drawn again independently."""
+    generator = rng("mean", name, arm)
+    value = harmonic_mean(*(sum(hit for _, hit in part) / len(part) for part in parts))
+    drawn = np.stack([_drawn(part, generator) for part in parts])
+    with np.errstate(divide="ignore"):  # a rate of 0 makes the mean 0, which is what 1/0 = inf gives
+        draws = len(parts) / (1 / drawn).sum(0)
+    low, high = (float(x) for x in np.quantile(draws, [0.025, 0.975]))
+    return Estimate(value, min(low, value), max(high, value), sum(map(len, parts)), bootstrap.METHOD)
+
+
+def _drawn(part: Sequence[Outcome], generator: np.random.Generator) -> np.ndarray:
+    """The part's rate over bootstrap draws of its prompts."""
+    clusters: dict[str, list[bool]] = {}
+    for prompt, hit in part:
+        clusters.setdefault(prompt, []).append(hit)
+    hits = np.array([sum(clusters[key]) for key in sorted(clusters)], dtype=np.int64)
+    sizes = np.array([len(clusters[key]) for key in sorted(clusters)], dtype=np.int64)
+    times = generator.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=bootstrap.DRAWS)
+    return (times * hits).sum(1) / (times * sizes).sum(1)

@@ -58,6 +58,27 @@ def test_encode_equals_the_encoder(pipe):
     assert torch.allclose(SDBackbone.from_pipeline(pipe).encode(PROMPTS), expected, atol=2e-6)
 
 
+def test_shared_beginnings_are_computed_once_and_the_same(pipe, monkeypatch):
+    prompts = ["a cat", "a cat", "a cat in a photo", "a cat in a fox", "the dog", "a cat", "a cat"]
+    model, seen = SDBackbone.from_pipeline(pipe), []
+    plain = model.tower._linear
+    monkeypatch.setattr(model.tower, "_linear", lambda x, *rest: (seen.append((rest[0], len(x))), plain(x, *rest))[1])
+    ids = ids_of(pipe, prompts)
+    with torch.no_grad():
+        expected = pipe.text_encoder(ids).last_hidden_state
+    assert torch.allclose(model.encode(prompts), expected, atol=2e-6)
+    neighbours = zip([[], *ids.tolist()], ids.tolist(), strict=False)
+    different = sum(one[: p + 1] != two[: p + 1] for one, two in neighbours for p in range(77))
+    assert different < 5 * 77 and {count for _, count in seen} == {different} and len(seen) == 6 * model.tower.depth
+
+
+def test_large_batches_are_walked_in_parts(pipe, monkeypatch):
+    model = SDBackbone.from_pipeline(pipe)
+    whole = model.encode(PROMPTS * 2)
+    monkeypatch.setattr("erasekit.backbones._clip.ROWS", 3 * 77)
+    assert torch.allclose(model.encode(PROMPTS * 2), whole, atol=2e-6)
+
+
 def test_tower_with_deltas_equals_the_edited_encoder(pipe):
     model = SDBackbone.from_pipeline(pipe)
     deltas = random_deltas(model.tower)
@@ -227,3 +248,30 @@ def test_concept_spans(sd1, prompt, concept, expected):
     for span, exact in zip(spans, expected, strict=True):
         assert exact is None or span == exact
         assert torch.equal(ids[span.start : span.stop], wanted)
+
+
+def test_the_denoiser_is_the_pipelines_own_or_read_once_on_demand(sd1, sd1_folder):
+    live, lazy = backbone(sd1), backbone(sd1_folder)
+    assert live.denoiser() is sd1.unet and lazy._unet is None
+    unet = lazy.denoiser()
+    assert lazy.denoiser() is unet
+    own = sd1.unet.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in unet.state_dict().items())
+    assert lazy.noise_schedule()["prediction_type"] == live.noise_schedule()["prediction_type"] == "epsilon"
+
+
+def test_an_edit_in_closed_form_reads_no_denoiser(sd1_folder, monkeypatch):
+    import erasekit
+    from erasekit.backbones import sd
+
+    monkeypatch.setattr(sd, "_read_unet", None)  # would raise where it is called
+    erasekit.erase(sd1_folder, "cat", anchor="dog", method="uce")
+
+
+def test_a_damaged_denoiser_is_one_clear_line(sd1_folder, tmp_path):
+    copied = tmp_path / "model"
+    shutil.copytree(sd1_folder, copied)
+    lazy = backbone(copied)
+    (copied / "unet" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot load the unet"):
+        lazy.denoiser()

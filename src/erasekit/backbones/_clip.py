@@ -19,10 +19,41 @@ from erasekit.errors import ModelError
 
 ROLES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "quick_gelu": lambda x: (1.702 * x).sigmoid_().mul_(x),
     "gelu": F.gelu,
 }
-CHUNK = 16  # prompts at a time: bounds the memory of the MLP's hidden layer
+ROWS = 2464  # positions at a time: bounds the memory of the MLP's hidden layer, and is enough for fast products
+WORTH = 0.9  # fewer different positions than this fraction are computed apart: copying them out costs something too
+
+
+class Shared:
+    """Which positions of n prompts stand for others: (n, length, width) <-> the different rows (m, width).
+
+    A position that equals the same position of the prompt before, and so do all before it, has the same keys and
+    values to attend to (causal): what a layer makes of it is the same, and is computed once. Prompts with a common
+    beginning, side by side, share it; all share BOS.
+    """
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.shape = hidden.shape[:2]
+        same = torch.zeros(self.shape, dtype=torch.long, device=hidden.device)
+        same[1:] = (hidden[1:] == hidden[:-1]).all(2).long().cumprod(1)
+        first = (same == 0).flatten()
+        self.rows: Tensor | None = None  # numbers of the different ones
+        if int(first.sum()) < WORTH * len(first):
+            self.rows = first.nonzero()[:, 0]
+            prompts = torch.arange(len(hidden), device=hidden.device)[:, None]
+            owner = (prompts * (1 - same)).cummax(0).values
+            self.numbers = (first.cumsum(0) - 1).view(self.shape).gather(0, owner).flatten()
+
+    def once(self, x: Tensor) -> Tensor:
+        """The different rows."""
+        flat = x.flatten(0, 1)
+        return flat if self.rows is None else flat[self.rows]
+
+    def everywhere(self, rows: Tensor) -> Tensor:
+        """The rows at every position that they stand for."""
+        return (rows if self.rows is None else rows[self.numbers]).unflatten(0, self.shape)
 
 
 class ClipTower:
@@ -57,15 +88,13 @@ class ClipTower:
     @torch.no_grad()
     def context(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None = None) -> Tensor:
         """What the attention's output projection of `layer` reads."""
-        inputs = self.attention_input(hidden, layer)
-        q, k, v = (self._split(self._project(inputs, layer, role, deltas)) for role in "qkv")
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return mixed.transpose(1, 2).reshape(hidden.shape)
+        return self._context(hidden, Shared(hidden), layer, deltas)
 
     @torch.no_grad()
     def layer(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None = None) -> Tensor:
         """The hidden states after `layer` with `deltas` (role -> (out, in)) added to its weights."""
-        return torch.cat([self._layer(part, layer, deltas) for part in hidden.split(CHUNK)])
+        parts = hidden.split(max(1, ROWS // hidden.shape[1]))
+        return torch.cat([self._layer(part, layer, deltas) for part in parts])
 
     @torch.no_grad()
     def output(self, hidden: Tensor) -> Tensor:
@@ -73,10 +102,17 @@ class ClipTower:
         return self._norm(hidden, "final_layer_norm")
 
     def _layer(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None) -> Tensor:
-        name = f"encoder.layers.{layer}"
-        hidden = hidden + self._project(self.context(hidden, layer, deltas), layer, "out", deltas)
-        inner = self._linear(self._norm(hidden, f"{name}.layer_norm2"), f"{name}.mlp.fc1")
-        return hidden + self._linear(self.activation(inner), f"{name}.mlp.fc2")
+        name, shared = f"encoder.layers.{layer}", Shared(hidden)
+        mixed = shared.once(self._context(hidden, shared, layer, deltas))
+        rows = shared.once(hidden) + self._project(mixed, layer, "out", deltas)
+        inner = self._linear(self._norm(rows, f"{name}.layer_norm2"), f"{name}.mlp.fc1")
+        return shared.everywhere(rows + self._linear(self.activation(inner), f"{name}.mlp.fc2"))
+
+    def _context(self, hidden: Tensor, shared: Shared, layer: int, deltas: dict[str, Tensor] | None) -> Tensor:
+        inputs = self.attention_input(shared.once(hidden), layer)
+        q, k, v = (self._split(shared.everywhere(self._project(inputs, layer, role, deltas))) for role in "qkv")
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return mixed.transpose(1, 2).reshape(hidden.shape)
 
     def _project(self, inputs: Tensor, layer: int, role: str, deltas: dict[str, Tensor] | None) -> Tensor:
         delta = (deltas or {}).get(role)

@@ -34,6 +34,7 @@ class Weights(ABC):
 
     def __init__(self, component: str) -> None:
         self.component = component
+        self._known: dict[str, str] = {}  # name -> stored name
         self._checked: set[str] = set()
 
     def stored(self, name: str) -> str | None:
@@ -42,12 +43,13 @@ class Weights(ABC):
 
     def get(self, name: str) -> Tensor:
         """The weight, finite; a missing name or a NaN raises `ModelError` naming it."""
-        stored = self.stored(name)
+        stored = self._known.get(name) or self.stored(name)
         if stored is None:
             near = difflib.get_close_matches(name, sorted(self.names()), n=2, cutoff=0.3)
             hint = f"; the nearest names are {', '.join(near)}" if near else ""
             raise ModelError(f"{self.component} has no weight {name}{hint}: is it a complete diffusers model?")
         tensor = self.read(stored).detach()
+        self._known[name] = stored
         if stored not in self._checked:
             self._check(tensor, stored)
         return tensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, dtype
 
@@ -107,6 +107,14 @@ class Backbone(Protocol):
 
     def weight(self, site: Site) -> Tensor:
         """The original weight (out, in), in the model's dtype."""
+        ...
+
+    def denoiser(self) -> Any:
+        """The live denoiser, for methods that train: read it, and leave it bitwise as it was."""
+        ...
+
+    def noise_schedule(self) -> dict[str, Any]:
+        """The configuration of the model's own diffusers scheduler."""
         ...
 
     def fingerprint(self, site: Site) -> dict[str, str]:

@@ -32,9 +32,16 @@ BATCH = 32  # prompts that are encoded together
 class SDBackbone:
     """The text side and the editable weights of one SD 1.x ("sd1") or SD 2.x ("sd2") model; leaves it as it was."""
 
-    def __init__(self, *, model_id: str, tokenizer: Any, text: Weights, unet: Weights, configs: dict[str, Any]) -> None:
-        """`configs`: "text_encoder" and "unet" -> the component's configuration as a dict."""
+    def __init__(
+        self, *, model_id: str, tokenizer: Any, text: Weights, unet: Weights, configs: dict[str, Any],
+        folder: Path | None = None, live: Any = None,
+    ) -> None:  # fmt: skip
+        """`configs`: "text_encoder" and "unet" -> the component's configuration as a dict. `folder` or the `live`
+        pipeline is where a method that trains gets the denoiser from."""
         self.model_id = model_id
+        self._folder = folder or Path()
+        self._unet = None if live is None else live.unet
+        self._scheduler = None if live is None else dict(live.scheduler.config)
         # The two generations differ in width, padding and activation; only this switch is the same in every size.
         self.family = "sd2" if configs["unet"].get("use_linear_projection") else "sd1"
         self.tokenizer = tokenizer
@@ -53,6 +60,7 @@ class SDBackbone:
             text=FolderWeights("text_encoder", folder / "text_encoder", "model"),
             unet=FolderWeights("unet", folder / "unet", "diffusion_pytorch_model"),
             configs=configs,
+            folder=folder,
         )
 
     @classmethod
@@ -64,6 +72,7 @@ class SDBackbone:
             text=ModuleWeights("text_encoder", pipe.text_encoder),
             unet=ModuleWeights("unet", pipe.unet),
             configs={"text_encoder": pipe.text_encoder.config.to_dict(), "unet": dict(pipe.unet.config)},
+            live=pipe,
         )
 
     def tokenize(self, prompts: Sequence[str]) -> Tokens:
@@ -107,6 +116,18 @@ class SDBackbone:
         """The original weight (out, in), in the model's dtype. Read it only."""
         return self._weights[site.component].get(f"{site.module}.weight")
 
+    def denoiser(self) -> Any:
+        """The U-Net: the pipeline's own, or the folder's in float32, read once when it is first asked for."""
+        if self._unet is None:
+            self._unet = _read_unet(self._folder)
+        return self._unet
+
+    def noise_schedule(self) -> dict[str, Any]:
+        """The configuration of the scheduler that the model comes with."""
+        if self._scheduler is None:
+            self._scheduler = _config(self._folder / "scheduler" / "scheduler_config.json")
+        return self._scheduler
+
     def fingerprint(self, site: Site) -> dict[str, str]:
         """The site's weight as `edit.fingerprint` gives it."""
         from erasekit.edit import fingerprint
@@ -137,6 +158,17 @@ def _config(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error}): fetch the whole diffusers folder") from error
+
+
+def _read_unet(folder: Path) -> Any:
+    from diffusers import UNet2DConditionModel
+    from safetensors import SafetensorError
+
+    try:
+        return UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot load the unet in {folder} ({reason}): copy the model folder again") from error
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -2,6 +2,9 @@
 
 `source` is what the model edited so far makes of the target prompts, `reference` what the original makes of the
 anchor prompts. At each level the columns of both give one factor (`solvers.solve`) for all matrices there.
+
+Anchor prompts that are the same are walked once. Where every position of a layer is aligned exactly, a target attends
+as its anchor does, and only the positions where the two differ are computed; the others are the anchor's.
 """
 
 from __future__ import annotations
@@ -51,7 +54,9 @@ class Walk:
 
     def __post_init__(self) -> None:
         tower, plan = self.backbone.tower, self.plan
-        self.source, self.reference = tower.embed(plan.source), tower.embed(plan.reference)
+        distinct, self.like = torch.unique(plan.reference.ids, dim=0, return_inverse=True)
+        self.source, self.originals = tower.embed(plan.source), tower.embed(Tokens(distinct, ()))
+        self.like = self.like.to(self.source.device)
         self.behind = None if self.background is None else tower.embed(self.background)
         exactly = [place for place in plan.kept if place not in set(plan.disputed)]
         keeping = self.config.retain_mode
@@ -60,6 +65,11 @@ class Walk:
         self.soft: list[Place] = list(plan.kept) if keeping == "soft" else []
         self.solved = self.hard  # what the level at hand was solved for
         self.cut = 64 * torch.finfo(tower.dtype).eps  # what rounding alone leaves between equal columns
+
+    @property
+    def reference(self) -> Tensor:
+        """What the original makes of the prompt that each row of `source` should act as."""
+        return self.originals[self.like]
 
     def text_layer(self, layer: int, sites: Sequence[Site]) -> None:
         """Aligns the q, k, v `sites` of `layer` (perhaps none) and carries every stream through it."""
@@ -70,9 +80,35 @@ class Walk:
             deltas = {site.group.removeprefix("text."): self._update(site, aligned) for site in sites}
         if self.config.compensate and layer == 0 and sites:
             deltas["out"] = self._compensate(deltas)
-        self.source = tower.layer(self.source, layer, deltas)
-        self.reference = tower.layer(self.reference, layer)
+        after = tower.layer(self.originals, layer)
+        if self._all_met(deltas):
+            self.source = self._followed(layer, deltas, after)
+        else:
+            self.source = tower.layer(self.source, layer, deltas)
+        self.originals = after
         self.behind = None if self.behind is None else tower.layer(self.behind, layer, deltas)
+
+    def _all_met(self, deltas: dict[str, Tensor]) -> bool:
+        """Whether q, k and v, just solved, read every position of the targets as they did their anchors'."""
+        everywhere = self.config.positions == "all" and len(self.hard) >= len(self.plan.hard)
+        return everywhere and set(deltas) == set("qkv") and all(r["residual"] <= self.cut for r in self.records[-3:])
+
+    def _followed(self, layer: int, deltas: dict[str, Tensor], after: Tensor) -> Tensor:
+        """`source` after a layer whose constraints are all met, `after` being the anchors' states there: each position
+        of a target adds what attention adds to its anchor's. Retained prompts go through the layer."""
+        tower = self.backbone.tower
+        count = min((row for row, _ in self.plan.kept), default=len(self.source))
+        like, rest = self.like[:count], self.source[count:]
+        moved = after[like]
+        rows, at = (self.source[:count] != self.originals[like]).any(2).nonzero(as_tuple=True)
+        if len(rows):
+            site = next(s for s in self.backbone.sites("text.out") if s.depth == layer)
+            out = self.backbone.weight(site).to(tower.dtype)
+            attended = tower.context(self.originals, layer)[like[rows], at] @ out.T
+            # With its output projection cancelled the layer adds only what each position makes of itself.
+            alone = tower.layer((self.source[rows, at] + attended)[:, None], layer, {"out": -out})
+            moved[rows, at] = alone[:, 0]
+        return torch.cat([moved, tower.layer(rest, layer, deltas)]) if len(rest) else moved
 
     def cross_attention(self, sites: Sequence[Site]) -> None:
         """Aligns every `cross` site on the text output: one factor for all of them."""
@@ -83,7 +119,7 @@ class Walk:
     def _align(self, level: str, read: Callable[[Tensor], Tensor]) -> Aligned:
         """Solves a level, `read` giving its inputs from hidden states; in exact mode what is only to be kept gives
         way, aloud, where not all can be met."""
-        source, reference = read(self.source), read(self.reference)
+        source, reference = read(self.source), read(self.originals)[self.like]
         behind = None if self.behind is None else read(self.behind)
         factor = self._solve(source, reference, behind)
         while self.config.exact and not self.plan.conflicts and not self._met(factor) and self._relax(level, factor):
@@ -177,7 +213,7 @@ class Walk:
         tower = self.backbone.tower
         site = next(s for s in self.backbone.sites("text.out") if s.depth == 0)
         weight = self.backbone.weight(site).to("cpu", torch.float64)
-        now, aim = tower.context(self.source, 0, deltas), tower.context(self.reference, 0)
+        now, aim = tower.context(self.source, 0, deltas), tower.context(self.originals, 0)[self.like]
         inputs, wanted = pick(now, self.hard), pick(aim, self.hard)
         skip = pick(self.reference, self.hard).double() - pick(self.source, self.hard).double()
         aimed = wanted.double() + torch.linalg.lstsq(weight, skip).solution

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from erasekit.methods import Progress
 
 BATCH = 16
 """Prompts encoded at once."""
+ROWS = 2048
+"""Positions encoded at once where prompts are cut short."""
 PROBES = 128
 """Columns that a self-check looks at, evenly spaced."""
 
@@ -29,16 +32,18 @@ def encoded(backbone: Backbone, prompts: Sequence[str], *, whole: bool) -> Itera
 def last_subject(backbone: Backbone, prompts: Sequence[str], *, progress: Progress, what: str) -> Tensor:
     """The feature of every prompt's last subject token, as columns (d, n) in float64.
 
-    Prompts are encoded up to that token only (causal: what follows changes nothing), those of equal length together.
+    Prompts are encoded up to that token only (causal: what follows changes nothing), those of equal length together,
+    in the order of their tokens: an encoder computes a beginning that neighbours share only once.
     """
     tokens = backbone.tokenize(prompts)
-    ends = torch.tensor(tokens.ends)
+    ids, ends = tokens.ids[:, : max(tokens.ends)].tolist(), tokens.ends
+    order = sorted(range(len(prompts)), key=lambda i: (ends[i], ids[i]))
     found = torch.zeros(0)
     done = 0
-    for length in ends.unique().tolist():
-        for rows in (ends == length).nonzero()[:, 0].split(max(BATCH, 1024 // length)):
+    for length, group in groupby(order, key=ends.__getitem__):
+        for rows in torch.tensor(list(group)).split(max(BATCH, ROWS // length)):
             progress(done, len(prompts), what)
-            last = _walk(backbone, Tokens(tokens.ids[rows], tuple(ends[rows].tolist())), length)[:, -1].double()
+            last = _walk(backbone, Tokens(tokens.ids[rows], (length,) * len(rows)), length)[:, -1].double()
             found = found if found.numel() else last.new_zeros(len(prompts), last.shape[1])
             found[rows], done = last, done + len(rows)
     return found.T

@@ -59,6 +59,30 @@ def test_a_target_equal_to_the_default_anchor_is_refused():
         EraseRequest.build("animal", default_anchor="animal")
 
 
+def test_characters_compare_composed():
+    with pytest.raises(UsageError, match="given twice"):
+        EraseRequest.build(["caf\u00e9", "cafe\u0301"], anchor="x")
+
+
+def test_what_is_dropped_is_noted():
+    request = EraseRequest.build("cat", anchor="dog", retain=["fox", "FOX", " ", "", "\n", "wolf"])
+    assert request.retain == ("fox", "", "wolf")  # the empty string is the empty prompt, a blank line is none
+    assert request.notes == ("retained concepts dropped as blank: 2 of 6",
+                             "retained concepts dropped as repetitions: 1 of 6")  # fmt: skip
+    assert EraseRequest.build("cat", anchor="dog", retain=["fox"]).notes == ()
+
+
+@pytest.mark.parametrize(("retain", "held"), [("black cat", True), ("cat's eye", True), ("Cat-like", True),
+                                              ("catalog", False), ("bobcat", False), ("concatenate", False)])  # fmt: skip
+def test_targets_are_found_as_whole_words(retain, held):
+    assert bool(EraseRequest.build("cat", anchor="dog", retain=[retain]).notes) == held
+
+
+def test_notes_and_cache_are_no_part_of_the_request(tmp_path):
+    one = EraseRequest.build("cat", anchor="dog", retain=["fox", "fox"], retain_cache=tmp_path)
+    assert one.notes and one == EraseRequest.build("cat", anchor="dog", retain=["fox"])
+
+
 def test_a_direct_request_is_checked_too():
     with pytest.raises(UsageError, match="1 anchors for 2 targets"):
         EraseRequest(targets=("cat", "dog"), anchors=("fox",))

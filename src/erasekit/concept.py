@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from erasekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from erasekit.backbones.base import Backbone
 
 
 @dataclass(frozen=True)
@@ -14,6 +21,8 @@ class EraseRequest:
 
     `anchors[i]` is what `targets[i]` is mapped to; the empty string is the empty prompt. `seed` is for methods
     that draw anything at random. Concepts compare as the text encoder reads them: case and spacing aside.
+    `retain_cache` is the folder where what is computed from the retained prompts is kept; `notes` say what was tidied
+    and what looks like a slip: they join the self-check's warnings. Neither is a part of what is asked.
 
     Raises:
         UsageError: with one line that names the concept at fault.
@@ -23,6 +32,8 @@ class EraseRequest:
     anchors: tuple[str, ...]
     retain: tuple[str, ...] = ()
     seed: int = 0
+    retain_cache: Path | None = field(default=None, compare=False, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_targets(self.targets)
@@ -42,20 +53,66 @@ class EraseRequest:
         retain: str | Sequence[str] = (),
         seed: int = 0,
         default_anchor: str = "",
+        retain_cache: Path | None = None,
     ) -> EraseRequest:
         """A request from what a user types: one name or several, one anchor for all or one for each target.
 
-        Surrounding and repeated spaces are removed; repeated retained concepts are kept once. Without `anchor`
-        every target gets `default_anchor`, the method's own.
+        Surrounding and repeated spaces are removed; repeated retained concepts are kept once and blank ones dropped,
+        with a note that says how many. An empty string is the empty prompt, as anchor and among the retained.
+        Without `anchor` every target gets `default_anchor`, the method's own.
         """
         wanted = _names(targets, "target")
         anchors = (default_anchor,) if anchor is None else _names(anchor, "anchor")
         if len(anchors) == 1:
             anchors *= len(wanted)
-        kept: dict[str, str] = {}
-        for name in _names(retain, "retained concept"):
-            kept.setdefault(_key(name), name)
-        return cls(targets=wanted, anchors=anchors, retain=tuple(kept.values()), seed=seed)
+        kept, notes = _tidied((retain,) if isinstance(retain, str) else tuple(retain))
+        notes += _overlaps(wanted, anchors, kept)
+        return cls(targets=wanted, anchors=anchors, retain=kept, seed=seed, retain_cache=retain_cache,
+                   notes=tuple(notes))  # fmt: skip
+
+
+def as_read(request: EraseRequest, backbone: Backbone) -> EraseRequest:
+    """The request less the retained concepts that are nothing to the model's tokenizer, and with notes on what the
+    model does not read as a person does.
+
+    Raises `UsageError` for a target, or an anchor that is not empty, without a single token of its own.
+    """
+    notes = [*_checked(backbone, "target", request.targets), *_checked(backbone, "anchor", request.anchors)]
+    # What is ASCII has tokens: looking at it would make the time depend on the number of retained prompts.
+    odd = [name for name in request.retain if name and not name.isascii()]
+    lost = {name for name, (known, _) in zip(odd, _tokens(backbone, odd), strict=True) if not known}
+    if lost:
+        notes.append(f"retained concepts dropped, nothing to the model's tokenizer: {_some(map(repr, sorted(lost)))}")
+    width = backbone.weight(backbone.sites("cross.kv")[0]).shape[1]
+    if len(request.targets) > width:
+        notes.append(f"{len(request.targets)} targets are more than the text width of {width}: no weight can send each "
+                     "to its own anchor, the edit is a compromise; erase fewer at once")  # fmt: skip
+    retain = tuple(name for name in request.retain if name not in lost)
+    return replace(request, retain=retain, notes=request.notes + tuple(notes))
+
+
+def _checked(backbone: Backbone, what: str, names: Sequence[str]) -> list[str]:
+    """Notes on names that are read in part; `UsageError` for one that is not read at all."""
+    named, notes = [name for name in dict.fromkeys(names) if name], []
+    for name, (known, unknown) in zip(named, _tokens(backbone, named), strict=True):
+        if not known:
+            raise UsageError(f"the {what} {name!r} is nothing to the model's tokenizer: give a word that the model knows"
+                             + (", or \"\" for the empty prompt" if what == "anchor" else ""))  # fmt: skip
+        if unknown:
+            notes.append(
+                f"the model's tokenizer does not know every character of the {what} {name!r}: spell it otherwise"
+            )
+    return notes
+
+
+def _tokens(backbone: Backbone, names: Sequence[str]) -> list[tuple[int, int]]:
+    """How many tokens of each name are known, and how many are not (CLIP's tokenizers read those as the end token)."""
+    if not names:
+        return []
+    tokens = backbone.tokenize(names)
+    inside = [(row[1:end], row[end]) for row, end in zip(tokens.ids.tolist(), tokens.ends, strict=True)]
+    counts = [(len(content), content.count(stop)) for content, stop in inside]
+    return [(every - unknown, unknown) for every, unknown in counts]
 
 
 def _names(value: str | Sequence[str], what: str) -> tuple[str, ...]:
@@ -68,8 +125,52 @@ def _names(value: str | Sequence[str], what: str) -> tuple[str, ...]:
 
 
 def _key(name: str) -> str:
-    """How concepts compare: CLIP's tokenizers lower-case and collapse spaces."""
-    return " ".join(name.split()).lower()
+    """How concepts compare: CLIP's tokenizers compose characters, lower-case and collapse spaces."""
+    return " ".join(unicodedata.normalize("NFC", name).split()).lower()
+
+
+def _tidied(retain: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The retained concepts, each once, and notes on what was dropped: repetitions, and lines of nothing but space."""
+    kept: dict[str, str] = {}
+    names = _names(retain, "retained concept")
+    wanted = [name for name, given in zip(names, retain, strict=True) if name or not given]
+    for name in wanted:
+        kept.setdefault(_key(name), name)
+    dropped = {"blank": len(names) - len(wanted), "repetitions": len(wanted) - len(kept)}
+    return tuple(kept.values()), [
+        f"retained concepts dropped as {why}: {n} of {len(names)}" for why, n in dropped.items() if n
+    ]
+
+
+def _overlaps(targets: Sequence[str], anchors: Sequence[str], retain: Sequence[str]) -> list[str]:
+    """Notes on targets inside what is retained, and on anchors that are, or hold, a target."""
+    words = {_words(target): target for target in targets if _words(target)}
+    sizes = sorted({len(key) for key in words})
+    held = [f"{name!r} ({found})" for name in retain if (found := _inside(name, words, sizes))]
+    notes = [f"retained prompts that contain a target, and so hold on to it: {_some(held)}; drop what need not stay"]
+    pairs = ((target, anchor, _inside(anchor, words, sizes)) for target, anchor in zip(targets, anchors, strict=False))
+    return notes * bool(held) + [
+        f"the anchor {anchor!r} of {target!r} holds the target {found!r}, which should go too: choose another anchor"
+        for target, anchor, found in pairs
+        if found
+    ]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", _key(text)))
+
+
+def _inside(text: str, concepts: dict[tuple[str, ...], str], sizes: Iterable[int]) -> str | None:
+    """A concept that occurs in the text as whole words; `sizes` are the concepts' numbers of words."""
+    words = _words(text)
+    parts = (words[i : i + size] for size in sizes for i in range(len(words) - size + 1))
+    return next((concepts[part] for part in parts if part in concepts), None)
+
+
+def _some(texts: Iterable[str]) -> str:
+    """How many there are, and the first three."""
+    texts = list(texts)
+    return f"{len(texts)}, {'such as ' if len(texts) > 3 else ''}{', '.join(texts[:3])}"
 
 
 def _check_targets(targets: tuple[str, ...]) -> None:

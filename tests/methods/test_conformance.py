@@ -16,18 +16,23 @@ from erasekit.backbones import backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import BaseMismatchError, EditError, ModelError, UsageError
-from erasekit.methods import METHODS, describe_config, get, make_config, resolve
+from erasekit.methods import METHODS, describe_config, get, make_config, resolve, trains
 
 CHECKS = {"modules", "residual", "residual_before_cast", "relative_update", "retained_drift", "sites", "warnings"}
+QUICK: dict[str, dict[str, object]] = {"esd": {"steps": 5, "rate": 1e-3, "sampling_steps": 2}}
+"""Short runs for methods that train. A few steps of training are held to all of the matrix but two things: no single site
+has a residual (what was asked is the denoiser's output, measured as a whole), and an anchor is not reached (ESD does not
+even aim at it: `test_esd` has what it aims at). Trained modules may have biases."""
 MATRIX = [(name, family) for name in METHODS for family in get(name).families]
 every_method = pytest.mark.parametrize("name", METHODS)
+closed_pairs = pytest.mark.parametrize(("name", "family"), [pair for pair in MATRIX if pair[0] not in QUICK])
 every_pair = pytest.mark.parametrize(("name", "family"), MATRIX)
 
 
 def fit(name: str, model: object, *, targets: object = "cat", anchor: object = "dog", seed: int = 0, **rest) -> Edit:
     method = get(name)
     request = EraseRequest.build(targets, anchor=anchor, seed=seed, default_anchor=method.default_anchor, **rest)
-    return method().fit(backbone(model), request, make_config(method, {}))
+    return method().fit(backbone(model), request, make_config(method, QUICK.get(name, {})))
 
 
 def state(pipe) -> dict[str, str]:
@@ -46,6 +51,10 @@ def tensors(edit: Edit) -> dict[tuple[str, str, str], torch.Tensor]:
 def same(a: Edit, b: Edit) -> bool:
     one, other = tensors(a), tensors(b)
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_every_method_that_trains_has_a_short_run_here() -> None:
+    assert set(QUICK) == {name for name in METHODS if trains(get(name))}
 
 
 @every_method
@@ -91,7 +100,8 @@ def test_the_self_check_is_complete_and_finite(name: str, family: str, request) 
     assert all(math.isfinite(check[key]) for key in ("residual", "residual_before_cast", "retained_drift"))
     assert 0 < check["relative_update"] < 10 and check["residual"] < 1
     for site in check["sites"]:
-        assert site.keys() >= {"site", "group", "depth", "residual", "residual_cast", "relative_update", "condition", "rank"}
+        assert site.keys() >= {"site", "group", "depth", "relative_update", "rank"}
+        assert name in QUICK or site.keys() >= {"residual", "residual_cast", "condition"}
     assert check["relative_update"] == pytest.approx(max(site["relative_update"] for site in check["sites"]))
 
 
@@ -106,26 +116,46 @@ def test_saves_loads_applies_and_removes_bitwise(name: str, family: str, request
     with loaded.applied(pipe):
         during = state(pipe)
         changed = {key for key in before if before[key] != during[key]}
-        assert changed and all(key.endswith(".weight") for key in changed)
-        assert len(changed) <= len(loaded.ops)
+        assert changed and all(key.endswith((".weight", ".bias") if name in QUICK else ".weight") for key in changed)
+        assert len({key.rpartition(".")[0] for key in changed}) <= len(loaded.ops)
     assert state(pipe) == before
 
 
-@every_pair
+CLAIMS = {
+    "mace-refine": ("a photo of {}", "around", 0.85),
+    "trce-text": ("a photo of {}", "end", 0.85),
+    "speed": ("{}", "word", 0.5),
+}
+"""What moves only part of a prompt: one of its own sentences, which rows it claims (the last word, the first end token,
+or all but the word), and how much of their gap may be left. First stages alone weigh a prior of captions, which fills
+the tiny models' width. Every other method claims every row of the bare concept, and half of their gap."""
+
+
+def claimed(rows: torch.Tensor, end: int, which: str) -> torch.Tensor:
+    """The claimed rows of (77, o), `end` being the first end token; the word is the one token before it."""
+    parts = {"all": rows, "word": rows[end - 1], "end": rows[end], "around": torch.cat([rows[: end - 1], rows[end:]])}
+    return parts[which]
+
+
+@closed_pairs
 def test_moves_the_target_toward_the_anchor(name: str, family: str, request) -> None:
     """At the cross-attention, what the target gives under the edit is nearer to the anchor's original output."""
     pipe = request.getfixturevalue(family)
     site = next(n for n, _ in pipe.unet.named_modules() if n.endswith("attn2.to_v"))
+    template, which, left = CLAIMS.get(name, ("{}", "all", 0.5))
 
-    def output(prompt: str) -> torch.Tensor:
+    def output(concept: str) -> torch.Tensor:
+        prompt = template.format(concept)
         ids = pipe.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt")["input_ids"]
+        end = len(pipe.tokenizer(prompt)["input_ids"]) - 1
         with torch.no_grad():
-            return pipe.unet.get_submodule(site)(pipe.text_encoder(ids)[0])
+            rows = pipe.unet.get_submodule(site)(pipe.text_encoder(ids)[0])[0]
+        return claimed(rows, end, which)
 
     edit = fit(name, pipe)
     anchor, base = output("dog"), output("cat")
     with edit.applied(pipe):
-        assert (output("cat") - anchor).norm() < 0.5 * (base - anchor).norm()
+        assert (output("cat") - anchor).norm() < left * (base - anchor).norm()
 
 
 @every_pair

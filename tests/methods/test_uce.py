@@ -1,4 +1,4 @@
-"""UCE: the note's seven oracles, parity with the textbook loop, and the forms and options on a tiny pipeline."""
+"""UCE: the note's oracles, parity with the textbook loop, and the forms and options on a tiny pipeline."""
 
 from __future__ import annotations
 
@@ -7,26 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from uce_oracles import draw, fit, pairs_of, textbook, transformers_rows
 
 from erasekit.backbones import backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Dense, LowRank
-from erasekit.errors import InfeasibleError, UsageError
+from erasekit.errors import UsageError
 from erasekit.methods._cross import silent
 from erasekit.methods._features import encoded
-from erasekit.methods.uce import UCE, UCEConfig, gap, prompt_pairs, solve_right
-from erasekit.methods.uce_debias import fit_debias, image_labeller, steps
-from erasekit.methods.uce_text import Pairs, Retained, gather_pairs, gather_retained, preserve_scale
+from erasekit.methods.uce import UCEConfig, gap, prompt_pairs, solve_right
+from erasekit.methods.uce_text import Retained, gather_pairs
 
 D, OUT = 12, 7
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def pairs_of(x: Tensor, y: Tensor, blocks: int = 1) -> Pairs:
-    return Pairs(x, (y,), torch.arange(x.shape[1]) * blocks // x.shape[1])
 
 
 def edited(w: Tensor, x: Tensor, y: Tensor, r: Tensor | None = None, b: float = 1.0, **options: object) -> Tensor:
@@ -35,16 +27,6 @@ def edited(w: Tensor, x: Tensor, y: Tensor, r: Tensor | None = None, b: float = 
     r = w.new_zeros(w.shape[1], 0) if r is None else r
     pairs = pairs_of(x, y)
     return w + gap(w, pairs, config) @ solve_right(pairs, Retained(r @ r.T, b, r), config).rows
-
-
-def textbook(w: Tensor, x: Tensor, v: Tensor, r: Tensor, a: float, b: float, lamb: float) -> Tensor:
-    """The paper's d x d formula, one column at a time."""
-    top, bottom = lamb * w, lamb * torch.eye(w.shape[1], dtype=w.dtype)
-    for c, out in zip(x.T, v.T, strict=True):
-        top, bottom = top + a * torch.outer(out, c), bottom + a * torch.outer(c, c)
-    for c in r.T:
-        top, bottom = top + b * torch.outer(w @ c, c), bottom + b * torch.outer(c, c)
-    return top @ torch.linalg.inv(bottom)
 
 
 def objective(w: Tensor, w_o: Tensor, x: Tensor, v: Tensor, r: Tensor, a: float, b: float, lamb: float) -> Tensor:
@@ -111,27 +93,7 @@ def test_oracle_6_what_is_retained_is_not_erased(problem) -> None:
     assert (edited(w, x, y, x, b=0.0) @ x - w @ x).norm() > 0.1
 
 
-def test_oracle_7_alpha_follows_the_shares() -> None:
-    config = UCEConfig(mode="debias", attributes=("cat", "dog"), labeller=lambda edit: [])
-    alphas = steps(torch.tensor([[0.5, 0.5], [0.53, 0.47], [1.0, 0.0]], dtype=torch.float64), config)
-    assert alphas[:2].abs().max() == 0
-    assert alphas[2].tolist() == pytest.approx([-0.05, 0.05])
-
-
 # -- on a model -------------------------------------------------------------------------------------------------
-
-
-def fit(pipe: object, targets: object = "cat", *, anchor: object = None, retain: tuple = (), **options: object):
-    request = EraseRequest.build(targets, anchor=anchor, retain=retain)
-    return UCE().fit(backbone(pipe), request, UCEConfig(**options))
-
-
-def transformers_rows(pipe, prompt: str) -> tuple[Tensor, int]:
-    """Rows of transformers' own encoder and the last subject token, as the 2023 scripts find it."""
-    batch = pipe.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt")
-    with torch.no_grad():
-        rows = pipe.text_encoder(batch["input_ids"])[0][0].double()
-    return rows, int(batch["attention_mask"].sum()) - 2
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
@@ -157,27 +119,10 @@ def test_equals_the_textbook_on_a_pipeline(family: str, tokens: str, request: py
     assert len(edit.ops) == 2 * sum(name.endswith("attn2") for name, _ in pipe.unet.named_modules())
 
 
-def test_the_empty_anchor_faces_bos_and_eos_faces_eos(sd1) -> None:
-    model, config = backbone(sd1), UCEConfig(variant="tensor")  # keeps every column as it is
-    pairs = gather_pairs(model, [("cat", "")], config, progress=silent)
-    cat, empty = model.encode(["cat", ""]).double()
-    assert torch.equal(pairs.ys[0].T, empty[:76]) and torch.equal(pairs.x.T, cat[1:])
-
-
 def test_low_rank_where_smaller_else_dense(sd1) -> None:
     assert all(isinstance(op, Dense) for op in fit(sd1, "cat", anchor="dog").ops)
     small = fit(sd1, "cat", anchor="dog", tokens="last")
     assert all(isinstance(op, LowRank) and op.rank == 1 for op in small.ops)
-
-
-def test_many_pairs_reduce_to_twice_the_width_and_give_the_same_edit(sd1) -> None:
-    model, config = backbone(sd1), UCEConfig()
-    groups = [(word, anchor) for word in ("cat", "fox", "bird", "horse") for anchor in ("dog", "moon")]
-    reduced = gather_pairs(model, groups, config, progress=silent)
-    full = [gather_pairs(model, [group], UCEConfig(variant="tensor"), progress=silent) for group in groups]
-    x, y = torch.cat([p.x for p in full], 1), torch.cat([p.ys[0] for p in full], 1)
-    assert reduced.x.shape[1] == 64 < x.shape[1]
-    assert torch.allclose(reduced.x @ reduced.x.T, x @ x.T) and torch.allclose(reduced.ys[0] @ reduced.x.T, y @ x.T)
 
 
 def test_last_reads_the_same_features_as_the_padded_prompt(sd1) -> None:
@@ -186,13 +131,6 @@ def test_last_reads_the_same_features_as_the_padded_prompt(sd1) -> None:
     full = list(encoded(model, prompts, whole=True))
     for (rows, last), (others, same) in zip(short, full, strict=True):
         assert last == same and torch.allclose(rows[last], others[same], atol=1e-5)
-
-
-def test_preserve_scale_follows_the_scripts(sd1) -> None:
-    assert preserve_scale(UCEConfig(), 1) == 1 and preserve_scale(UCEConfig(), 4) == 0.25
-    assert preserve_scale(UCEConfig(), 1000) == 0.1 and preserve_scale(UCEConfig(tokens="last"), 1000) == 1
-    kept = gather_retained(backbone(sd1), ["a", "b", "a"], UCEConfig(), progress=silent)
-    assert kept.scale == pytest.approx(1 / 3) and kept.probes.shape[1] == 3
 
 
 def test_expand_puts_both_into_the_template() -> None:
@@ -253,80 +191,3 @@ def test_moderate_is_erase_to_the_empty_prompt(sd1) -> None:
 def test_bad_parameters_raise_naming_the_field(options: dict, message: str, sd1) -> None:
     with pytest.raises(UsageError, match=message):
         fit(sd1, **options)
-
-
-# -- debias -----------------------------------------------------------------------------------------------------
-
-
-def share_reader(pipe, target: str, attributes: tuple[str, ...], seen: list):
-    """A labeller that reads the shares off one projection: which attribute the target's output leans to."""
-    rows, f = transformers_rows(pipe, target)
-    name = next(n for n, _ in pipe.unet.named_modules() if n.endswith("attn2.to_v"))
-    w = pipe.unet.get_submodule(name).weight.detach().double()
-    marks = [w @ g[i] for g, i in (transformers_rows(pipe, attribute) for attribute in attributes)]
-    axis = marks[0] / marks[0].norm() - marks[1] / marks[1].norm()
-
-    def label(edit) -> list[list[float]]:
-        op = next(op for op in edit.ops if op.module == name)
-        now = (w + op.delta(w)) @ rows[f]
-        share = float(torch.sigmoid((now @ axis) / (axis.norm() * now.norm()) * 3 + 1.5))
-        seen.append(share)
-        return [[share, 1 - share]]
-
-    return label
-
-
-def test_debias_walks_to_the_asked_shares(sd1) -> None:
-    seen: list[float] = []
-    attributes = ("dog", "fox")
-    labeller = share_reader(sd1, "cat", attributes, seen)
-    before = {n: p.clone() for n, p in sd1.unet.named_parameters()}
-    edit = fit(sd1, "cat", mode="debias", attributes=attributes, labeller=labeller, rounds=60)
-    assert abs(seen[0] - 0.5) > 0.1 and abs(seen[-1] - 0.5) <= 0.05
-    assert not edit.self_check["warnings"] and "labeller" not in edit.parameters
-    assert all(torch.equal(p, before[n]) for n, p in sd1.unet.named_parameters())
-
-
-def test_debias_one_round_is_the_rule(sd1) -> None:
-    """v* = V + sum alpha ||V|| U/||U||, solved with the textbook formula."""
-    config = UCEConfig(mode="debias", attributes=("dog", "fox"), labeller=lambda e: [[1.0, 0.0]], rounds=1, tokens="last")
-    model, request = backbone(sd1), EraseRequest.build("cat")
-    edit = fit_debias(model, request, config, progress=silent)
-    assert "still off for: cat" in edit.self_check["warnings"][0]
-    templates = ("{}", "image of {}", "photo of {}", "portrait of {}", "picture of {}")
-    columns = {
-        word: torch.stack([rows[f] for rows, f in (transformers_rows(sd1, t.format(word)) for t in templates)], 1)
-        for word in ("cat", "dog", "fox")
-    }
-    op = edit.ops[0]
-    w = sd1.unet.get_submodule(op.module).weight.detach().double()
-    own = w @ columns["cat"]
-    v = own.clone()
-    for alpha, word in ((-0.05, "dog"), (0.05, "fox")):
-        toward = w @ columns[word]
-        v += alpha * own.norm(dim=0) * toward / toward.norm(dim=0)
-    expected = textbook(w, columns["cat"], v, w.new_zeros(w.shape[1], 0), 1.0, 0.1, 0.5) - w
-    assert (op.delta(w).double() - expected).norm() / expected.norm() < 2e-5
-
-
-def test_debias_errors(sd1) -> None:
-    options = {"mode": "debias", "attributes": ("dog", "fox")}
-    with pytest.raises(InfeasibleError, match="already"):
-        fit(sd1, "cat", labeller=lambda edit: [[0.5, 0.5]], **options)
-    with pytest.raises(UsageError, match="one row"):
-        fit(sd1, "cat", labeller=lambda edit: [[1.0]], **options)
-
-
-def test_the_image_labeller_samples_under_the_edit_and_puts_it_back(sd1) -> None:
-    seen = []
-
-    def classify(images: Tensor, attributes: tuple[str, ...]) -> list[float]:
-        seen.append(images)
-        return [1.0, 0.0]
-
-    attributes = ("dog", "fox")
-    label = image_labeller(sd1, classify, targets=["cat"], attributes=attributes, seeds=range(2), steps=1)
-    before = {n: p.clone() for n, p in sd1.unet.named_parameters()}
-    fit(sd1, "cat", mode="debias", attributes=attributes, labeller=label, rounds=2, step=5.0)
-    assert all(torch.equal(p, before[n]) for n, p in sd1.unet.named_parameters())
-    assert seen[0].shape[0] == 2 and not torch.equal(seen[0], seen[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from erasekit.errors import UsageError
@@ -14,15 +15,22 @@ if TYPE_CHECKING:
     from erasekit.backbones.base import Backbone
     from erasekit.concept import EraseRequest
     from erasekit.edit import Edit
+    from erasekit.training.plan import Plan
 
 __all__ = [
-    "METHODS", "Method", "Preset", "Progress", "check_choice", "check_family", "check_range", "describe_config",
-    "get", "make_config", "resolve",
+    "METHODS", "Method", "Preset", "Progress", "TrainingMethod", "check_choice", "check_family", "check_range",
+    "describe_config", "get", "make_config", "resolve", "trains",
 ]  # fmt: skip
 
 METHODS: dict[str, str] = {
     "erasepro": "erasekit.methods.erasepro:ErasePro",
     "uce": "erasekit.methods.uce:UCE",
+    "rece": "erasekit.methods.rece:RECE",
+    "speed": "erasekit.methods.speed:SPEED",
+    "mace-refine": "erasekit.methods.mace_refine:MACERefine",
+    "trce-text": "erasekit.methods.trce_text:TRCEText",
+    "realera-text": "erasekit.methods.realera_text:RealEraText",
+    "esd": "erasekit.methods.esd:ESD",
 }
 
 Progress = Callable[[int, int, str], None]
@@ -56,6 +64,20 @@ class Method(Protocol):
         ...
 
 
+class TrainingMethod(Method, Protocol):
+    """A method that trains: it can go on from a checkpoint, and say beforehand what a run will take."""
+
+    def fit(self, backbone: Backbone, request: EraseRequest, config: Any, *, progress: Progress | None = None,
+            checkpoint: Path | None = None) -> Edit:  # fmt: skip
+        """As `Method.fit`. `checkpoint`: a file (or a folder for one) that is kept up to date while training, and
+        gone on from where it exists; that of another run raises `TrainingError`."""
+        ...
+
+    def plan(self, backbone: Backbone, request: EraseRequest, config: Any) -> Plan:
+        """What a run would train and need, from a few timed passes; writes nothing and changes nothing."""
+        ...
+
+
 def get(name: str) -> type[Method]:
     """The method's class; an unknown name raises `UsageError` that lists the known ones."""
     if name not in METHODS:
@@ -73,6 +95,11 @@ def resolve(name: str) -> tuple[type[Method], Preset]:
     if wanted not in cls.presets:
         raise UsageError(f"{base} has no preset {wanted!r}: it has {', '.join(cls.presets) or 'none'}")
     return cls, cls.presets[wanted]
+
+
+def trains(cls: type[Method]) -> bool:
+    """Whether the method trains: then it is a `TrainingMethod`, with a checkpoint and a plan."""
+    return hasattr(cls, "plan")
 
 
 def check_family(cls: type[Method], backbone: Backbone) -> None:

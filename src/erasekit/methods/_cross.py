@@ -66,7 +66,10 @@ def finish(
 ) -> Edit:
     """The edit with its self-check; raises for numbers that are not finite and for an edit that changes nothing."""
     held = sum(record["residual"] > 0.5 * record["asked"] for record in records)
-    conflict = f"{held} of {len(records)} sites keep over half of the gap: what is retained conflicts with the targets"
+    conflict = (
+        f"{held} of {len(records)} sites keep over half of the gap on the columns that the method asks to move: what "
+        "is kept (the retained, the prior, the distance to the old weights) outweighs the targets"
+    )
     check = summary(records, [*warnings, conflict] if held else warnings)
     require_finite(check)
     if check["relative_update"] == 0:

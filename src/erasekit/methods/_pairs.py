@@ -69,8 +69,9 @@ def plan(
 ) -> Plan:
     """The columns for every target and retained concept in every template; `extra` prompts are retained verbatim.
 
-    `positions`: "all" (every position of the encoder), or "content" (BOS, from the first differing position to the
-    later first EOS, and the last padding position). `context_free`: layer 0 is aligned too, where columns know
+    `positions`: "all" (every position of the encoder), "content" (BOS, from the first differing position to the
+    later first EOS, and the last padding position), or "concept" (BOS and the differing positions; a retained
+    prompt's as for content). `context_free`: layer 0 is aligned too, where columns know
     only token and position, so more of them conflict; `keep_exactly`: retained columns can be in conflict.
     A prompt that is too long raises `UsageError`.
     """
@@ -97,7 +98,10 @@ def _positions(columns: _Columns, row: int, end: int, positions: str) -> list[in
     if positions == "all":
         return list(range(length))
     pairs = zip(columns.source[row], columns.reference[row], strict=True)
-    first = next((i for i, (a, b) in enumerate(pairs) if a != b), 1)
+    differing = [i for i, (a, b) in enumerate(pairs) if a != b]
+    if positions == "concept" and differing:
+        return sorted({0, *differing})
+    first = differing[0] if differing else 1
     return sorted({0, *range(first, end + 1), length - 1})
 
 

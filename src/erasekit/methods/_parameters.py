@@ -111,7 +111,13 @@ _PARSERS: dict[Any, Callable[[object, Any], object]] = {
 
 
 def _field_docs(config: type[Any]) -> dict[str, str]:
-    """The string under each field, from the class's source (as documentation tools read it)."""
+    """The string under each field, from the source of the class and of those that it inherits from."""
+    parents = [base for base in reversed(config.__mro__) if is_dataclass(base)]
+    return {name: doc for base in parents for name, doc in _own_docs(base).items()}
+
+
+def _own_docs(config: type[Any]) -> dict[str, str]:
+    """The string under each field of the class itself, from its source (as documentation tools read it)."""
     import ast
     import inspect
     import textwrap

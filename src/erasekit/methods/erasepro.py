@@ -21,6 +21,7 @@ self-check: C in `solvers` becomes its second moment.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
@@ -69,8 +70,9 @@ class EraseProConfig:
 
     templates: tuple[str, ...] = ("bare",)
     """Prompts with {} for the concept, or the names bare, short, complex; separated by ";"."""
-    positions: Literal["all", "content"] = "all"
-    """all of the encoder's positions, or content: BOS, first differing position to first EOS, last padding."""
+    positions: Literal["all", "content", "concept"] = "all"
+    """all of the encoder's positions; content: BOS, first differing position to first EOS, last padding; concept:
+    BOS and the positions whose tokens differ."""
     sites: Literal["progressive", "text", "deep", "kv", "v_only"] = "progressive"
     """progressive: text q, k, v, then cross k, v; text or deep: one of the parts; kv: no q; v_only: no cross k."""
     layers: int | None = None
@@ -79,9 +81,13 @@ class EraseProConfig:
     """Singular values below this fraction of the largest are dropped; none: 1e-10 (exact) for one template, 1e-2 for
     several, whose columns at layer 0 nearly contradict each other."""
     ridge: float = 0.0
-    """Softens the constraint: mu as a fraction of sigma_1^2 of the inputs; 0 is exact, 1e-3 a usual value."""
+    """Softens the constraint: mu as a fraction of sigma_1^2 of the inputs, to which every padding column adds: for one
+    prompt 1e-2 is about a column's own square. 0 is exact; 1e-3 is usual, or 1e-3 / eps with covariance or soft
+    retention, which count ridge * eps in directions that they do not protect."""
     covariance: bool = False
-    """Weight changes by the second moment of generic captions: the same residual, less drift elsewhere."""
+    """Weight changes by the second moment of captions: the same residual, less drift on prompts like these."""
+    captions: tuple[str, ...] = ()
+    """The captions for `covariance`, separated by ";"; none: two dozen generic ones, as people write for photos."""
     eps: float = 1e-2
     """The multiple of I added to a second moment of mean diagonal 1 (covariance, soft retention)."""
     retain_mode: Literal["none", "exact", "soft"] = "exact"
@@ -101,7 +107,7 @@ class EraseProConfig:
                 raise UsageError(f"templates: {template!r} must hold one {{}}, or be one of {', '.join(TEMPLATES)}")
         if not self.templates:
             raise UsageError("templates is empty: give at least one, such as bare")
-        check_choice("positions", self.positions, ("all", "content"))
+        check_choice("positions", self.positions, ("all", "content", "concept"))
         check_choice("sites", self.sites, tuple(SITES))
         check_choice("retain_mode", self.retain_mode, ("none", "exact", "soft"))
         check_choice("on_conflict", self.on_conflict, ("error", "average"))
@@ -109,6 +115,8 @@ class EraseProConfig:
         check_range("tolerance", self.tau, high=0.5)
         check_range("ridge", self.ridge)
         check_range("eps", self.eps, low=1e-9)
+        if self.captions and not self.covariance:
+            raise UsageError("captions are for covariance=true: set it too")
         if self.keep_empty and self.retain_mode == "none":
             raise UsageError("keep_empty needs retain_mode exact or soft")
 
@@ -136,7 +144,18 @@ class ErasePro:
     paper: ClassVar[str] = "arXiv 2508.04472"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     default_anchor: ClassVar[str] = ""
-    presets: ClassVar[dict[str, Preset]] = {}
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "balanced": Preset(
+            "The paper's method with the empty prompt kept softly, and what is retained too: as exact and as small, and "
+            "in sentences that it never saw nearer to the anchor. Chosen on the emoji model (docs/erasepro.md)",
+            {"keep_empty": True, "retain_mode": "soft"},
+        ),
+        "many": Preset(
+            "Balanced with a ridge, for targets that fill a good part of the encoder's width (50 of 192 on the emoji "
+            "model): exact, they would drag everything else along. Erases less than balanced (docs/erasepro.md)",
+            {"keep_empty": True, "retain_mode": "soft", "ridge": 0.1, "tolerance": 1e-10},
+        ),
+    }
     Config: ClassVar[type[EraseProConfig]] = EraseProConfig
 
     @torch.no_grad()
@@ -168,7 +187,8 @@ class ErasePro:
             ops=tuple(walk.ops),
             base=Base(backbone.model_id, backbone.family, _fingerprints(backbone, edited)),
             method=self.name,
-            parameters=asdict(config) | {"tolerance": config.tau, "templates": list(config.templates)},
+            parameters=asdict(config)
+            | {"tolerance": config.tau, "templates": list(config.templates), "captions": list(config.captions)},
             targets=request.targets,
             anchors=request.anchors,
             retain=request.retain,
@@ -238,7 +258,7 @@ def _unlike(backbone: Backbone, request: EraseRequest) -> list[str]:
 
 
 def _background(backbone: Backbone, config: EraseProConfig) -> Tokens | None:
-    return backbone.tokenize(CAPTIONS) if config.covariance else None
+    return backbone.tokenize(config.captions or CAPTIONS) if config.covariance else None
 
 
 def _sites(backbone: Backbone, walk: Walk) -> list[Site]:

@@ -23,7 +23,7 @@ template goes around the anchor too (an empty anchor stays empty).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -37,6 +37,7 @@ from erasekit.edit import Dense, Edit, LowRank
 from erasekit.errors import UsageError
 from erasekit.methods import Preset, Progress, _cross, check_choice, check_range
 from erasekit.methods._features import spread
+from erasekit.methods._retained import held_back
 from erasekit.methods.uce_text import Pairs, Retained, gather_pairs, gather_retained
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -108,7 +109,7 @@ class UCE:
     paper: ClassVar[str] = "arXiv 2308.14761"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     default_anchor: ClassVar[str] = ""
-    presets: ClassVar[dict[str, Preset]] = {}
+    presets: ClassVar[Mapping[str, Preset]] = {}
     Config: ClassVar[type[UCEConfig]] = UCEConfig
 
     @torch.no_grad()
@@ -132,9 +133,11 @@ class UCE:
             return fit_debias(backbone, request, config, progress=progress or _cross.silent)
         progress = progress or _cross.silent
         pairs = gather_pairs(backbone, prompt_pairs(request, config), config, progress=progress)
-        retained = gather_retained(backbone, request.retain, config, progress=progress)
+        retained = gather_retained(backbone, request.retain, config, progress=progress, cache=request.retain_cache)
         ops, checks = solve_sites(backbone, pairs, retained, config, progress=progress)
-        return finish(backbone, request, config, ops, checks)
+        moment = retained.scale * retained.moment
+        held = held_back(backbone, request, moment, ridge=config.lamb, scale=config.erase_scale, progress=progress)
+        return finish(backbone, request, config, ops, checks, held)
 
 
 def prompt_pairs(request: EraseRequest, config: UCEConfig) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,7 @@ from erasekit import solvers
 from erasekit.backbones.base import Backbone
 from erasekit.methods import Progress
 from erasekit.methods._features import BATCH, encoded, spread
+from erasekit.methods._retained import cached
 
 if TYPE_CHECKING:
     from erasekit.methods.uce import UCEConfig
@@ -65,11 +67,21 @@ def gather_pairs(
     return Pairs(x, tuple(ys), numbers)
 
 
-def gather_retained(backbone: Backbone, retain: Sequence[str], config: UCEConfig, *, progress: Progress) -> Retained:
-    """R R' accumulated batch by batch: the features of all prompts are never held at once."""
+def gather_retained(
+    backbone: Backbone, retain: Sequence[str], config: UCEConfig, *, progress: Progress, cache: Path | None = None
+) -> Retained:
+    """R R' accumulated batch by batch: the features of all prompts are never held at once.
+
+    `cache`: the folder where the result is kept for the next fit (`_retained.cached`).
+    """
     prompts = list(dict.fromkeys(([""] if config.tokens == "tail" else []) + list(retain)))
-    moment, probes = second_moment(backbone, prompts, config, progress=progress)
-    return Retained(moment, preserve_scale(config, len(prompts)), probes[:, spread(probes.shape[1])])
+
+    def compute() -> dict[str, Tensor]:
+        moment, probes = second_moment(backbone, prompts, config, progress=progress)
+        return {"moment": moment, "probes": probes[:, spread(probes.shape[1])]}
+
+    found = cached(backbone, prompts, f"second moment and probes, tokens={config.tokens}", compute, folder=cache)
+    return Retained(found["moment"], preserve_scale(config, len(prompts)), found["probes"])
 
 
 def second_moment(

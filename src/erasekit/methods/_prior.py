@@ -1,0 +1,134 @@
+"""What must stay, as a second moment: the stand-in for the papers' cached sums over half a million captions.
+
+MACE (arXiv 2403.06135) and TRCE (arXiv 2503.07389) add `w sum_p e_p e_p^T` to their objective, over all rows of all
+COCO captions (about 6e5) and, in MACE, of a list of names. These caches are not ours to ship and a model is needed to
+make them, so here the sum is `count` times the mean over captions that are encoded at fit time: a file of the user's,
+or a few dozen generic ones. The mean is over captions, of the sum over a caption's rows (padding included).
+
+Few captions visit few directions, where half a million visit all: `eps` adds that fraction of the mean diagonal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from erasekit import solvers
+from erasekit.backbones.base import Backbone
+from erasekit.errors import UsageError
+from erasekit.methods import Progress
+from erasekit.methods._features import BATCH, PROBES, encoded
+from erasekit.methods._retained import cached
+from erasekit.methods.erasepro import CAPTIONS
+
+COCO_CAPTIONS = 6e5
+"""About how many captions the papers' caches sum over (COCO 2014, train and val)."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """`total` sum of e e^T (d, d) float64 over all rows of `prompts` prompts; `probes` (d, k) columns of them."""
+
+    total: Tensor
+    probes: Tensor
+    prompts: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The prior: tr(dW C dW^T) with C = `matrix` + `ridge` I, both float64; `probes` (d, k) to measure the drift on;
+    `record` what it is made of, for the self-check."""
+
+    matrix: Tensor
+    ridge: float
+    probes: Tensor
+    record: dict[str, float | str]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Effective weights: of the mean caption's moment, and of each retained prompt's; `ridge` and `eps` add
+    (ridge + eps x mean diagonal) I."""
+
+    captions: float
+    retained: float
+    ridge: float
+    eps: float
+
+
+def gather(
+    backbone: Backbone,
+    retained: Sequence[str],
+    weights: Weights,
+    *,
+    prior_file: str | None,
+    cache: Path | None,
+    progress: Progress,
+) -> Kept:
+    """The prior of captions and retained prompts. What has no weight enters no sum; retained prompts are measured
+    in any case, and captions where nothing is retained. Raises `UsageError` for a file that cannot be read."""
+    captions = read_captions(prior_file)
+    some = captions if weights.captions else () if retained else captions[:BATCH]
+    general = moment(backbone, some, cache=cache, progress=progress, what="encoding the captions")
+    own = moment(backbone, retained, cache=cache, progress=progress, what="encoding the retained")
+    matrix = weights.captions / max(1, general.prompts) * general.total + weights.retained * own.total
+    ridge = weights.ridge + weights.eps * float(matrix.diagonal().mean())
+    record: dict[str, float | str] = {
+        "captions": general.prompts if weights.captions else 0,
+        "captions_sha256": hashlib.sha256("\n".join(captions).encode()).hexdigest(),
+        "caption_weight": weights.captions,
+        "retained_prompts": own.prompts if weights.retained else 0,
+        "retained_weight": weights.retained,
+        "ridge": ridge,
+    }
+    return Kept(matrix, ridge, own.probes if retained else general.probes, record)
+
+
+def moment(backbone: Backbone, prompts: Sequence[str], *, cache: Path | None, progress: Progress, what: str) -> Moment:
+    """The prompts' second moment over all their rows, from the cache if it is there. Probes: the last subject token,
+    the first EOS and the last padding of evenly spaced prompts, PROBES columns at most."""
+
+    def compute() -> dict[str, Tensor]:
+        return _summed(backbone, prompts, progress=progress, what=what)
+
+    found = cached(backbone, prompts, "second moment of all rows, probes around the end", compute, folder=cache)
+    return Moment(found["total"], found["probes"], len(prompts))
+
+
+def _summed(backbone: Backbone, prompts: Sequence[str], *, progress: Progress, what: str) -> dict[str, Tensor]:
+    """The moment's tensors, a batch of prompts at a time."""
+    width = backbone.weight(backbone.sites("cross.kv")[0]).shape[1]
+    total, probes = torch.zeros(width, width, dtype=torch.float64), [torch.zeros(width, 0, dtype=torch.float64)]
+    step = -(-len(prompts) * 3 // PROBES) or 1
+    for start in range(0, len(prompts), BATCH):
+        progress(start, len(prompts), what)
+        batch = list(encoded(backbone, prompts[start : start + BATCH], whole=True))
+        total += solvers.second_moment(torch.cat([rows for rows, _ in batch]).T)
+        for number, (rows, last) in enumerate(batch, start):
+            if number % step == 0:
+                probes.append(rows[[last, min(last + 1, len(rows) - 1), -1]].T.double())
+    return {"total": total, "probes": torch.cat(probes, 1)}
+
+
+def read_captions(path: str | None) -> tuple[str, ...]:
+    """The distinct captions of a UTF-8 text file, one a line; without a file, the built-in ones.
+
+    Raises `UsageError`, naming the file, where there is none, nothing in it, or another encoding.
+    """
+    if path is None:
+        return CAPTIONS
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(f"prior_file {path} cannot be read ({error.strerror}): give a text file of captions") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"prior_file {path} is not UTF-8: save it as UTF-8 text, one caption a line") from None
+    found = tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
+    if not found:
+        raise UsageError(f"prior_file {path} has no captions: give one a line")
+    return found

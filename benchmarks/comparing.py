@@ -1,0 +1,176 @@
+"""erasekit beside the textbook forms in one process: the seconds of both, their ratios, how far the results are apart.
+
+The textbook's time is that of float32, the distance that to its float64 result, both from erasekit's own features.
+Its encoder runs one prompt at a time, on SAMPLE prompts that stand for all, and one matrix of every shape stands for
+the others of that shape (`full`: all prompts, all matrices); RECE always solves all. Ratios, with ours from reading to
+writing: `as_released`, where the released code encodes all prompts again for every matrix (UCE's stage: the seconds
+of one encoding times the number of matrices); `encoded_once`; `after_encoding`, of what is left of both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import textbook
+import torch
+from measuring import Work, measured
+from torch import Tensor
+
+from erasekit import methods
+from erasekit.backbones import backbone
+from erasekit.methods._features import BATCH, encoded, last_subject
+
+SAMPLE = 64
+Found = dict[str, Any]
+Rows = dict[str, tuple[Tensor, int]]
+
+
+def compare_uce(work: Work, folder: Path, out: Path, full: bool) -> Found:
+    """UCE with the default settings and the empty anchor."""
+    ours, edit = measured(work, folder, out)
+    old, rows = originals(folder, edit), features(folder, [*work.targets, "", *work.retain])
+    pairs, kept = uce_features(work, rows)
+    counts, scale = textbook.one_each(old, full), max(0.1, 1 / len(kept))
+    seconds, _ = textbook.timed(lambda name: textbook.uce(old[name], pairs, kept, lamb=0.5, scale=scale), counts)
+    exact = doubled_pairs(pairs), doubled(kept)
+    _, solved = textbook.timed(lambda name: textbook.uce(old[name].double(), *exact, lamb=0.5, scale=scale), counts)
+    prompts = [p for target in work.targets for p in (target, "")] + ["", *work.retain]
+    encode, apart = encoding(folder, prompts, rows, full)
+    taken = {"encode": encode, "encodings": len(old), "solve": seconds, "matrices": [len(counts), len(old)]}
+    return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
+
+
+def compare_rece(work: Work, folder: Path, out: Path, full: bool) -> Found:
+    """RECE with the values of the method's preset; every matrix is solved, because they all enter the attack."""
+    ours, edit = measured(work, folder, out)
+    old, rows = originals(folder, edit), features(folder, [*work.targets, "", *work.retain])
+    values = settings(work)
+    tails, kept = uce_features(work, rows)
+    wholes = [(rows[target][0], rows[""][0]) for target in work.targets]
+    started = time.perf_counter()
+    whole_rece(old, tails, wholes, kept, values)
+    seconds = time.perf_counter() - started
+    double = {name: weight.double() for name, weight in old.items()}
+    solved = whole_rece(double, doubled_pairs(tails), doubled_pairs(wholes), doubled(kept), values)
+    prompts = [p for target in work.targets for p in (target, "")] + ["", *work.retain]
+    encode, apart = encoding(folder, prompts, rows, full)
+    taken = {"encode": encode, "encodings": len(old), "solve": seconds + values.epochs * encode}
+    taken["matrices"] = [len(old), len(old)]
+    return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
+
+
+def whole_rece(old: textbook.Weights, tails: Any, wholes: Any, kept: Sequence[Tensor], values: Any) -> textbook.Weights:
+    """UCE's stage with its own settings, then RECE's rounds."""
+    scale = max(0.1, 1 / len(kept))
+    start = {name: textbook.uce(weight, tails, kept, lamb=0.5, scale=scale) for name, weight in old.items()}
+    options = {"epochs": values.epochs, "ridge": values.reg, "lamb": values.lamb, "scale": values.preserve_scale}
+    return textbook.rece(old, start, wholes, kept, options)
+
+
+def compare_speed(work: Work, folder: Path, out: Path, full: bool) -> Found:
+    """SPEED with the empty anchor, the default rank and the draws of seed 0; the centroids are erasekit's."""
+    ours, edit = measured(work, folder, out)
+    old, model, values = originals(folder, edit), backbone(str(folder)), settings(work)
+    names = list(dict.fromkeys([*work.targets, "", *work.retain]))
+    found = last_subject(model, names, progress=lambda *_: None, what="")
+    given = speed_features(work, dict(zip(names, found.T, strict=True)), model, values)
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(work.retain), values.aug_num, values.rank)
+    noise = {name: torch.randn(shape, generator=generator, dtype=torch.float64)[..., 0] for name in old}
+    counts, single = textbook.one_each(old, full), given.to(torch.float32)
+    seconds, _ = textbook.timed(lambda name: textbook.speed(old[name], single, noise[name].float()), counts)
+    _, solved = textbook.timed(lambda name: textbook.speed(old[name].double(), given, noise[name]), counts)
+    prompts = [*work.targets, "", *work.retain]
+    encode, apart = encoding(folder, prompts, features(folder, prompts[:SAMPLE]), full)
+    taken = {"encode": encode, "encodings": 1, "solve": seconds, "matrices": [len(counts), len(old)]}
+    return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
+
+
+COMPARE: dict[str, Callable[[Work, Path, Path, bool], Found]] = {
+    "uce": compare_uce,
+    "rece": compare_rece,
+    "speed": compare_speed,
+}
+
+
+# -- what they share --------------------------------------------------------------------------------------------
+
+
+def together(ours: Found, taken: Found, distance: dict[str, float]) -> Found:
+    """The numbers of both and the ratios; `as_released` only where it differs."""
+    once, after = taken["encode"] + taken["solve"], ours["parts"]["solve"] + ours["parts"]["fingerprint"]
+    seconds = {"encoded_once": once, "after_encoding": taken["solve"]}
+    if taken["encodings"] > 1:
+        seconds = {"as_released": taken["encodings"] * taken["encode"] + taken["solve"]} | seconds
+    against = {"as_released": ours["seconds"], "encoded_once": ours["seconds"], "after_encoding": after}
+    rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in taken.items()}
+    return {
+        "ours": ours,
+        "textbook": rounded,
+        "textbook_seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "ratios": {name: round(value / against[name], 1) for name, value in seconds.items()},
+        "relative_difference": distance,
+    }
+
+
+def encoding(folder: Path, prompts: Sequence[str], rows: Rows, full: bool) -> tuple[float, float]:
+    """Seconds of transformers' encoder for all prompts, one at a time, and the largest relative distance of its rows
+    from erasekit's; of the first SAMPLE prompts unless `full`."""
+    encode = textbook.Encoder(folder)
+    encode(prompts[0])  # the first call is slower
+    some = prompts if full else prompts[:SAMPLE]
+    started = time.perf_counter()
+    found = [encode(prompt) for prompt in some]
+    seconds = (time.perf_counter() - started) * len(prompts) / len(some)
+    pairs = [(new, rows[prompt][0]) for new, prompt in zip(found, some, strict=True) if prompt in rows]
+    return seconds, max(float((a - b).norm() / b.norm()) for a, b in pairs)
+
+
+def features(folder: Path, prompts: Sequence[str]) -> Rows:
+    """All rows (77, d) of each prompt and the position of its last subject token, by erasekit's encoder."""
+    model, names = backbone(str(folder)), list(dict.fromkeys(prompts))
+    batches = (names[start : start + BATCH] for start in range(0, len(names), BATCH))
+    return {name: row for batch in batches for name, row in zip(batch, encoded(model, batch, whole=True), strict=True)}
+
+
+def uce_features(work: Work, rows: Rows) -> tuple[list[textbook.Pair], list[Tensor]]:
+    """The aligned tails of every target and the empty anchor, and all rows of the empty and the retained prompts."""
+    return [textbook.tails(rows[t], rows[""]) for t in work.targets], [rows[p][0] for p in ("", *work.retain)]
+
+
+def speed_features(work: Work, last: dict[str, Tensor], model: Any, values: Any) -> textbook.Speed:
+    """The last subject tokens as columns, and the invariants, in float64."""
+    from erasekit.methods.speed_retain import invariants
+
+    (empty, _), *_ = encoded(model, [""], whole=True)
+    return textbook.Speed(
+        torch.stack([last[name] for name in work.targets], 1), last[""][:, None].repeat(1, len(work.targets)),
+        torch.stack([last[name] for name in work.retain], 1),
+        invariants(empty.double(), torch.Generator().manual_seed(0)),
+        values.tau, values.alpha, values.lamb, values.prior_filter,
+    )  # fmt: skip
+
+
+def settings(work: Work) -> Any:
+    """The configuration of the work's method, preset and parameters."""
+    cls, preset = methods.resolve(work.method)
+    return methods.make_config(cls, {**preset.values, **work.parameters})
+
+
+def originals(folder: Path, edit: Any) -> textbook.Weights:
+    """The original weight of every op, by module name, in the edit's order."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "unet" / "diffusion_pytorch_model.safetensors", "pt") as file:
+        return {op.module: file.get_tensor(f"{op.module}.weight") for op in edit.ops}
+
+
+def doubled(parts: Sequence[Tensor]) -> list[Tensor]:
+    return [part.double() for part in parts]
+
+
+def doubled_pairs(pairs: Sequence[textbook.Pair]) -> list[textbook.Pair]:
+    return [(x.double(), y.double()) for x, y in pairs]

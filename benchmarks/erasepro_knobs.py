@@ -1,0 +1,115 @@
+"""What each of ErasePro's knobs does, on the emoji model: the tables and curves of docs/erasepro.md.
+
+    python benchmarks/erasepro_knobs.py [--out FILE] [--docs docs/erasepro.md] [--plots docs/erasepro] [--only many ...]
+    python benchmarks/erasepro_knobs.py --images --docs docs/erasepro.md      # judges pictures too; resumable
+    python benchmarks/erasepro_knobs.py --again --docs docs/erasepro.md       # only writes what FILE holds
+
+At every cross-attention key and value, mean over the targets (of one token, as their anchors), ± standard deviation:
+gap      ||edited(target's sentence) - original(anchor's)|| / ||original(anchor's)||, in sentences that the fit never saw
+drift    ||edited(other) - original(other)|| / ||original(other)||, for prompts of unrelated concepts
+near     drift of the concepts nearest to the target · empty: of the empty prompt · kept: of what was retained, bare
+update   ||dW|| / ||W_o||, root mean square over the matrices of the text encoder or of the cross-attention
+residual the largest of all matrices, before the cast · rank: the largest · seconds: of `fit`, on one core
+before   the gap of the unedited model · left: gap / before · distance: 1 - cosine of target and anchor
+Prints Markdown, writes JSON; with `--only` the other knobs' numbers stay as they were in FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from knobs_measure import SENTENCES, Results
+from knobs_settings import KNOBS, PICTURES
+from knobs_tables import blocks, curve, rewrite
+from knobs_world import UNRELATED, conflicts
+
+RESULTS = Path(__file__).parent / "results"
+COUNTS = (10, 50, 100)  # concepts, in the order of the world's table
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The chosen knobs' numbers."""
+    start = time.perf_counter()
+    results = Results(args.model, args.targets)
+    chosen = {name: KNOBS[name] for name in args.only}
+    results.run([setting for knob in chosen.values() for setting in knob.settings], args.workers)
+    found = {
+        "model": args.model, "targets": args.targets, "sentences": SENTENCES, "unrelated": UNRELATED,
+        "pairs": [[t, results.world.anchor(t, "pair")] for t in results.world.targets],
+        "knobs": {name: [results.summary(s) for s in knob.settings] for name, knob in chosen.items()},
+    }  # fmt: skip
+    if "many" in chosen:
+        found["conflicts"] = conflicts(results.world, COUNTS)
+    return found | {"seconds": time.perf_counter() - start}
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The new numbers, and the old ones of knobs that were not measured now, if of the same model and targets."""
+    if any(old.get(key) not in (None, new[key]) for key in ("model", "pairs")):
+        old = {}
+    knobs = old.get("knobs", {}) | new["knobs"]
+    return {**old, **new, "knobs": {name: knobs[name] for name in KNOBS if name in knobs}}
+
+
+def draw(results: dict[str, Any], folder: Path) -> None:
+    """One SVG for each knob that has a curve."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in results["knobs"].items():
+        if KNOBS[name].axis:
+            (folder / f"{name}.svg").write_text(curve(KNOBS[name], rows))
+
+
+def show(results: dict[str, Any]) -> None:
+    """Every table under its title."""
+    titles = {name: knob.title for name, knob in KNOBS.items()} | {
+        "conflicts": "Contradictions",
+        "pictures": "Pictures",
+    }
+    for name, block in blocks(results).items():
+        print(f"\n{titles.get(name, 'Run')}\n\n{block}")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji", help="a folder of the emoji world's model")
+    parser.add_argument("--targets", type=int, default=10, choices=range(1, 13), metavar="N", help="1 to 12 targets")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(KNOBS), default=list(KNOBS), metavar="KNOB", help=", ".join(KNOBS)
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--again", action="store_true", help="measure nothing: print and write what --out holds")
+    parser.add_argument("--images", action="store_true", help="judge pictures as well (minutes to an hour)")
+    parser.add_argument("--image-targets", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=RESULTS / "erasepro_knobs.json")
+    parser.add_argument("--docs", type=Path, help="rewrite the tables of this page")
+    parser.add_argument("--plots", type=Path, help="draw the curves into this folder")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    args = arguments()
+    old = json.loads(args.out.read_text()) if args.out.exists() else {}
+    results = old if args.again else merged(old, measure(args))
+    if args.images:
+        from knobs_pictures import Gallery
+
+        results["pictures"] = Gallery(args.model, RESULTS / "erasepro_knobs", args.image_targets).judge(PICTURES)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    show(results)
+    if args.docs:
+        for name in rewrite(args.docs, blocks(results)):
+            print(f"{args.docs} has no place for {name}")
+    if args.plots:
+        draw(results, args.plots)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What `erasepro_knobs.py` varies: each knob is a list of settings, every other parameter as in the paper's method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from erasekit.worlds.emoji.captions import SINGLE, fill
+from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES
+
+# From bare to busy; the first n of them are "n templates".
+TEMPLATES = (
+    "{}", "a {}", "a photo of a {}", "the {}", "a picture of a {}", "a {} and a tree", "a house next to a {}",
+    "a painting of a {} in the rain", "two people look at a {} on a blue background", "my {} by the lake",
+)  # fmt: skip
+LONG = (*TEMPLATES[7:], "a small {} on a wooden table", "a cartoon of a happy {} under the sky")
+FORMS = (  # of the world's own captions, which a user of another model would not know
+    "a photo of a {} in noto style", "a picture of a {} in flat style", "an ink drawing of a {}",
+    "a {} on a green background in blob style", "there is a {} on a blue background, twemoji style",
+)  # fmt: skip
+WORDS = (
+    "chair", "horse", "owl", "pizza", "truck", "clock", "crown", "church", "moon", "rose", "bow", "koala", "corn",
+    "wine", "tractor", "alien", "key", "book", "cactus", "crab", "bee", "drum", "taco", "fire",
+)  # fmt: skip
+CAPTIONS = tuple(
+    fill(SINGLE[i % len(SINGLE)], (word,), STYLES[i % 5], tuple(BACKGROUNDS)[i % 8]) for i, word in enumerate(WORDS)
+)
+SIZES, LENGTHS = (1, 2, 5, 10, 50), (1, 5, 20)
+ANCHORS = ("nearest", "near", "middle", "farthest", "category", "empty")
+
+Parameters = Mapping[str, Any]
+EXACT: Parameters = {"tolerance": 1e-10}
+SHORT: Parameters = {"templates": TEMPLATES[:5]}
+KEPT: Parameters = {"keep_empty": True}
+SOFTLY: Parameters = {**KEPT, "retain_mode": "soft"}
+COVARIANCE: Parameters = {"covariance": True}
+OWN: Parameters = {"covariance": True, "captions": CAPTIONS}
+
+
+def ridge(mu: float, **others: Any) -> dict[str, Any]:
+    """Ridge in place of the constraint; no singular value is dropped as well."""
+    return {"ridge": mu, **EXACT, **others}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point: a label, the method's parameters, and the curve that it lies on.
+
+    `anchor`: pair (the benchmark's own), a rule of `ANCHORS`; `retain`: how many other concepts are retained;
+    `concepts`: how many are erased in one edit.
+    """
+
+    label: str
+    parameters: Parameters = field(default_factory=dict)
+    line: str = ""
+    method: str = "erasepro"
+    anchor: str = "pair"
+    retain: int = 0
+    concepts: int = 1
+
+    @property
+    def name(self) -> str:
+        """Line and label."""
+        return f"{self.line}, {self.label}" if self.line else self.label
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A table: its settings, the columns beside gap and drift, and what the curve's axis is called, if it has one."""
+
+    title: str
+    settings: tuple[Setting, ...]
+    columns: tuple[str, ...] = ("near", "empty", "text update", "cross update", "rank")
+    axis: str = ""
+
+
+def lines(lines: Mapping[str, Parameters], points: Mapping[str, Parameters], **fixed: Any) -> tuple[Setting, ...]:
+    """Every line at every point."""
+    return tuple(Setting(at, {**a, **b}, line, **fixed) for line, a in lines.items() for at, b in points.items())
+
+
+def _solutions() -> tuple[Setting, ...]:
+    ridges = {f"ridge {mu:g}": ridge(mu) for mu in (1e-3, 1e-2, 3e-2)}
+    first: dict[str, Parameters] = {"exact": EXACT, "tau 0.01": {"tolerance": 1e-2}, **ridges}
+    weighted: dict[str, Parameters] = {
+        "covariance, generic captions": COVARIANCE,
+        "covariance, the world's captions": OWN,
+    }
+    return (
+        *lines({"bare": {}}, first | weighted),
+        *lines({"5 short": SHORT}, first),
+    )
+
+
+def _templates() -> tuple[Setting, ...]:
+    counts = {str(n): {"templates": TEMPLATES[:n]} for n in (1, 2, 5, 8)}
+    return lines({"exact": EXACT, "ridge 0.01": ridge(1e-2)}, counts)
+
+
+def _kinds() -> tuple[Setting, ...]:
+    kinds = {"the bare word": ("{}",), "5 short": TEMPLATES[:5], "5 long": LONG, "5 of the world's own": FORMS}
+    return tuple(Setting(label, ridge(1e-2, templates=forms)) for label, forms in kinds.items())
+
+
+def _layers() -> tuple[Setting, ...]:
+    first = [Setting(str(n), {"layers": n} if n < 6 else {}, "then cross-attention") for n in (1, 2, 4, 6)]
+    return (
+        *first,
+        Setting("1", {"layers": 1, "sites": "text"}, "text alone"),
+        Setting("6", {"sites": "text"}, "text alone"),
+    )
+
+
+def _retention() -> tuple[Setting, ...]:
+    exact = [Setting(str(n), {}, "exact", retain=n) for n in (0, *LENGTHS)]
+    return (*exact, *(Setting(str(n), {"retain_mode": "soft"}, "soft", retain=n) for n in LENGTHS))
+
+
+def _many() -> tuple[Setting, ...]:
+    ways = {"paper": "erasepro", "balanced": "erasepro:balanced", "many": "erasepro:many", "UCE": "uce"}
+    alone = [Setting(str(n), {}, way, method, concepts=n) for way, method in ways.items() for n in SIZES]
+    kept = [Setting(str(n), {}, f"{way}, 20 retained", f"erasepro:{way}", retain=20, concepts=n)
+            for way in ("balanced", "many") for n in SIZES[-2:]]  # fmt: skip
+    return (*alone, *kept)
+
+
+def _quadrants() -> tuple[Setting, ...]:
+    sides = {"deep only": {"sites": "deep"}, "progressive": {}}
+    return (
+        *lines({"soft (ridge 0.01)": ridge(1e-2), "exact": {}}, sides),
+        Setting("as published", line="UCE", method="uce"),
+    )
+
+
+NORMS = ("near", "empty", "text update", "cross update", "rank")
+KNOBS: dict[str, Knob] = {
+    "solution": Knob("Exact, truncated, ridge, covariance-weighted", _solutions(), (*NORMS, "residual")),
+    "templates": Knob("Number of templates", _templates(), (*NORMS, "residual"), axis="templates"),
+    "kinds": Knob("Kind of templates, ridge 0.01", _kinds()),
+    "positions": Knob("Positions", lines({"exact": {}, "ridge 0.01": ridge(1e-2)},
+                                         {p: {"positions": p} for p in ("all", "content", "concept")})),
+    "sites": Knob("Parts of the model", tuple(
+        Setting(s, {"sites": s} if s != "progressive" else {}) for s in ("progressive", "text", "deep", "kv", "v_only"))),
+    "layers": Knob("First layers of the text encoder", _layers(), axis="text layers"),
+    "quadrants": Knob("Soft or exact, deep only or progressive", _quadrants(), (*NORMS, "KiB")),
+    "retention": Knob("Retention", _retention(), ("kept", "kept in sentences", "near", "text update", "cross update"),
+                      axis="retained concepts"),
+    "empty": Knob("The empty prompt", lines(
+        {"not kept": {}, "kept": KEPT, "kept softly": SOFTLY}, {"exact": {}, "ridge 0.01": ridge(1e-2)})
+        + lines({"kept softly": SOFTLY}, {"2 templates, tau 0.01": {"templates": TEMPLATES[:2]},
+                "5 short, exact": {**SHORT, **EXACT},
+                "covariance, generic captions": COVARIANCE, "covariance, the world's captions": OWN})),
+    "compensate": Knob("Compensation at layer 0", lines({"paper": {}, "compensate": {"compensate": True}},
+                                                        {"empty not kept": {}, "empty kept": KEPT})),
+    "anchors": Knob("Anchors near and far", tuple(Setting(a, anchor=a) for a in ANCHORS),
+                    ("before", "left", "distance", "near", "text update", "cross update"), axis="anchor"),
+    "many": Knob("Concepts at once", _many(), ("left", "near", "empty", "kept", "rank", "KiB", "seconds"),
+                 axis="concepts"),
+    "presets": Knob("Presets", (Setting("paper"), Setting("balanced", method="erasepro:balanced"),
+                                Setting("many", method="erasepro:many"), Setting("UCE", method="uce")), (*NORMS, "KiB")),
+}  # fmt: skip
+
+PICTURES: tuple[Setting, ...] = (  # what `--images` judges
+    Setting("paper"), Setting("balanced", method="erasepro:balanced"), Setting("many", method="erasepro:many"),
+    Setting("empty kept", KEPT), Setting("ridge 0.01, bare", ridge(1e-2)), Setting("5 short, exact", {**SHORT, **EXACT}),
+    Setting("covariance, the world's captions", OWN), Setting("exact, deep only", {"sites": "deep"}),
+    Setting("soft, deep only", ridge(1e-2, sites="deep")), Setting("text alone", {"sites": "text"}),
+    Setting("first layer, then cross-attention", {"layers": 1}), Setting("compensate", {"compensate": True}),
+    Setting("UCE", method="uce"),
+)  # fmt: skip

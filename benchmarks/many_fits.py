@@ -1,0 +1,133 @@
+"""The arms of one target count: every method and preset fitted once, its random control, and what both do to features."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from emoji_features import apart, outputs
+from many_sets import Work, plain_prompts, sentences
+
+import erasekit
+from erasekit import methods
+from erasekit.edit import Edit
+from erasekit.errors import EraseKitError
+from erasekit.evaluation.controls import random_like
+
+PRESETS = {"erasepro": r"balanced|many.*", "speed": r"people.*"}  # those that are meant for many concepts
+SETTINGS = {
+    "mace-refine": "retain_templates=3"
+}  # of 30, weighted as if in all: its fit takes a multiple of the time else
+NONE, RANDOM = "no edit", "noise of "
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing to measure. `edit` is None for the unedited model, and where the method refused (`refused`: why)."""
+
+    name: str
+    edit: Edit | None = None
+    seconds: float | None = None
+    refused: str = ""
+
+    @property
+    def draws(self) -> bool:
+        return not self.refused
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that the edit changes; "" without one. Equal digests on one model draw equal pictures."""
+        if self.edit is None:
+            return ""
+        found = hashlib.sha256()
+        for op in self.edit.ops:
+            for name, tensor in sorted(op.tensors().items()):
+                found.update(f"{op.label} {name} {tuple(tensor.shape)}".encode())
+                found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+
+def specs(count: int) -> list[str]:
+    """Every method, and after it its presets for many concepts; one that names a number of them, at that number only."""
+    found = []
+    for name in methods.METHODS:
+        known = [preset for preset in methods.get(name).presets if re.fullmatch(PRESETS.get(name, ""), preset)]
+        found += [":".join([name, SETTINGS[name]]) if name in SETTINGS else name]
+        found += [f"{name}:{preset}" for preset in known if _number(preset) in (None, count)]
+    return found
+
+
+def _number(preset: str) -> int | None:
+    ending = re.search(r"\d+$", preset)
+    return int(ending[0]) if ending else None
+
+
+def fit(pipe: Any, work: Work, spec: str) -> Arm:
+    """The edit of `method:preset:key=value` for the whole set, everything else retained; why a method refused."""
+    words = spec.split(":")
+    method = ":".join(word for word in words if "=" not in word)
+    parameters = dict(word.split("=", 1) for word in words if "=" in word)
+    cls, _ = methods.resolve(method)  # a wrong name is a mistake, and no refusal
+    methods.make_config(cls, parameters)
+    start = time.perf_counter()
+    try:
+        edit = erasekit.erase(
+            pipe, work.targets, anchor=work.anchors, retain=work.retained, method=method, **parameters
+        )
+    except EraseKitError as error:
+        return Arm(spec, refused=str(error))
+    return Arm(spec, edit, time.perf_counter() - start)
+
+
+def arms(pipe: Any, work: Work, wanted: Sequence[str], controls: Sequence[str]) -> Iterator[Arm]:
+    """The unedited model, the methods in `wanted` order, and noise of the norm of those edits named in `controls`."""
+    yield Arm(NONE)
+    noises = []
+    for spec in wanted:
+        arm = fit(pipe, work, spec)
+        if arm.edit is not None and (spec in controls or "all" in controls):
+            noises.append(Arm(RANDOM + spec, random_like(arm.edit, pipe, seed=0)))
+        yield arm
+    yield from noises
+
+
+class Probe:
+    """Features of one target count in the unedited model, to hold an edit's against.
+
+    The gap is taken over targets with as many tokens as their anchors: elsewhere positions do not face each other.
+    """
+
+    def __init__(self, pipe: Any, work: Work) -> None:
+        length = {word: len(pipe.tokenizer(word).input_ids) for word in (*work.targets, *work.anchors)}
+        pairs = [pair for pair in zip(work.targets, work.anchors, strict=True) if length[pair[0]] == length[pair[1]]]
+        self.asked, wanted = sentences(pairs)
+        self.kept = plain_prompts(work)
+        self.wanted, self.before = outputs(pipe, wanted), outputs(pipe, self.kept)
+
+    def measure(self, pipe: Any, edit: Edit | None) -> dict[str, float]:
+        """`gap` left between targets and anchors, and `drift` of the retained, both relative norms over all matrices."""
+        if edit is None:
+            return {"gap": apart(outputs(pipe, self.asked), self.wanted), "drift": 0.0}
+        with torch.no_grad(), edit.applied(pipe):
+            return {
+                "gap": apart(outputs(pipe, self.asked), self.wanted),
+                "drift": apart(outputs(pipe, self.kept), self.before),
+            }
+
+
+def record(pipe: Any, work: Work, arm: Arm, probe: Probe) -> dict[str, Any]:
+    """The arm's row as plain data: features, cost, and what it is known by."""
+    found: dict[str, Any] = {"targets": work.count, "arm": arm.name, "refused": arm.refused}
+    if arm.draws:
+        found |= probe.measure(pipe, arm.edit)
+    if arm.edit is not None:
+        noise = arm.name.startswith(RANDOM)
+        warnings = arm.edit.self_check.get("warnings", []) if arm.edit.self_check else []
+        found |= {"digest": arm.digest, "seconds": arm.seconds, "warnings": list(warnings)}
+        found["bytes"] = None if noise else arm.edit.nbytes
+    return found

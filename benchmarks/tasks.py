@@ -1,0 +1,72 @@
+"""The edits that are measured, and what was to be reached: seconds, times faster than the textbook, the same result,
+memory. The bars are for SD 1.4's shapes on two cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import measuring
+from shapes import concepts, words
+
+Results = dict[str, dict[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One edit to measure: sizes (targets, retained), the sizes for --small, what it is compared with, its bars."""
+
+    method: str
+    size: tuple[int, int]
+    small: tuple[int, int] = (1, 3)
+    names: Callable[[int], list[str]] = concepts
+    anchor: str | None = None
+    against: str | None = None
+    seconds: float | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def work(self, small: bool) -> measuring.Work:
+        targets, retained = self.small if small else self.size
+        return measuring.Work(
+            self.method,
+            tuple(self.names(targets)),
+            tuple(concepts(retained, start=targets)),
+            self.anchor,
+            self.parameters,
+        )
+
+
+TASKS: dict[str, Task] = {
+    "erasepro": Task("erasepro", (1, 0), (1, 0), anchor=concepts(1, start=5)[0], seconds=3),
+    "erasepro100": Task("erasepro", (100, 0), (2, 0), words, anchor=words(1, start=5000)[0], seconds=10),
+    "uce": Task("uce", (10, 100), (3, 6), against="uce"),
+    "large": Task("uce", (100, 1000), (10, 40), against="uce"),
+    "rece": Task("rece:nudity", (1, 0), (1, 0), against="rece", seconds=3),
+    "speed": Task("speed", (100, 1000), (3, 12), against="speed", seconds=5),
+    "mace": Task("mace-refine", (100, 1000), (3, 6)),
+    "trce": Task("trce-text", (1, 0), (1, 0)),
+    "realera": Task("realera-text", (1, 0), (1, 0)),
+}
+RATIO, DIFFERENCE, MEMORY = 20.0, 1e-6, 1500
+
+
+def bars(results: Results) -> list[dict[str, Any]]:
+    """What was to be reached on SD 1.4's shapes, as (what, value, bound, met); only what was measured."""
+    found = results.get("sd14", {})
+    rows: list[tuple[str, float, float, bool]] = []
+    for task, run in found.items():
+        if "ours" not in run:
+            continue
+        limit = TASKS[task].seconds
+        if limit is not None:
+            rows.append((f"{task}: seconds", run["ours"]["seconds"], limit, run["ours"]["seconds"] <= limit))
+        for kind, ratio in run.get("ratios", {}).items():
+            if kind != "after_encoding":
+                rows.append((f"{task}: times faster, {kind}", ratio, RATIO, ratio >= RATIO))
+        if "relative_difference" in run:
+            apart = run["relative_difference"]["weight"]
+            rows.append((f"{task}: relative difference", apart, DIFFERENCE, apart <= DIFFERENCE))
+        peak = run["ours"]["peak_rss_mb"]
+        rows.append((f"{task}: peak MB", peak, MEMORY, peak < MEMORY))
+    return [dict(zip(("what", "value", "bound", "met"), row, strict=True)) for row in rows]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from erasekit import cli, io
 from erasekit.cli import settings
+from erasekit.errors import UsageError
 
 PYTHON = [sys.executable, "-m", "erasekit"]
 
@@ -155,7 +156,7 @@ ERASE = {
     "target retained": (["cat", "--anchor", "dog", "--retain", "cat"], 2, "retain"),
     "anchors do not fit": (["cat", "dog", "fox", "--anchor", "a", "the"], 2, "anchor"),
     "too long": ([LONG, "--anchor", "dog"], 2, "77"),
-    "unknown method": (["cat", "--method", "magic"], 2, "erasepro, uce"),
+    "unknown method": (["cat", "--method", "magic"], 2, "use one of erasepro, "),
     "unknown parameter": (["cat", "--set", "magic=1"], 2, "no parameter magic"),
     "parameter of another type": (["cat", "--method", "uce", "--set", "lamb=much"], 2, "lamb"),
     "no parameter": (["cat", "--set", "lamb"], 2, "KEY=VALUE"),
@@ -316,6 +317,48 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     check = f"\nimport sys; print('HEAVY', *(m for m in '{HEAVY}'.split() if m in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, timeout=60)
     assert result.stdout.splitlines()[-1] == "HEAVY"
+
+
+# -- retained lists -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("fox\nwolf\n".encode("utf-16"), "UTF-16"),
+        ("fox\nwolf\n".encode("utf-16-le"), "UTF-16"),
+        ("fox\ncaf\u00e9\n".encode("latin-1"), "0xe9 in line 2"),
+        (b"fox\0", "UTF-16, or no text"),
+    ],
+)
+def test_a_retain_file_in_another_encoding(data: bytes, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "keep.txt"
+    path.write_bytes(data)
+    out = tmp_path / "e.safetensors"
+    refused(["erase", "cat", "--retain-file", str(path), "--out", str(out)], 2, says, capfd)
+    with pytest.raises(UsageError, match=f"{path} is not UTF-8 text.*save it as UTF-8"):
+        settings.read_lines(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_concept(tmp_path: Path) -> None:
+    path = tmp_path / "keep.txt"
+    path.write_bytes(b"\xef\xbb\xbffox\r\n\r\n  # no\r\n caf\xc3\xa9 \r\n")
+    assert settings.read_lines(path) == ["fox", "caf\u00e9"]
+
+
+def test_retain_cache(within, sd1_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cache, outs = tmp_path / "cache", [tmp_path / f"{n}.safetensors" for n in range(3)]
+    words = ["erase", "cat", "--anchor", "dog", "--method", "uce", "--model", str(sd1_folder), "--retain", "fox"]
+    for out in outs[:2]:
+        within(*words, "--retain-cache", cache, "--out", out)
+    (kept,) = cache.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-5])
+    spec = tmp_path / "job.yaml"
+    spec.write_text(f"retain_cache: {cache}")
+    assert cli.main([*words, "--spec", str(spec), "--out", str(outs[2])]) == 0
+    error = capfd.readouterr().err
+    assert len(error.splitlines()) == 1 and error.startswith("erasekit: warning:") and "computed again" in error
+    assert outs[0].read_bytes() == outs[1].read_bytes() == outs[2].read_bytes()
 
 
 def test_seeds() -> None:

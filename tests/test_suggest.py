@@ -277,7 +277,7 @@ def test_the_emoji_world_knows_its_words() -> None:
         ([""], "empty"),
         (["cat", "--candidates", "{tmp}/none.txt"], "none.txt"),
         (["cat", "--candidates", "{tmp}"], "one concept a line"),
-        (["cat", "--candidates", "{tmp}/binary.txt"], "cannot read"),
+        (["cat", "--candidates", "{tmp}/binary.txt"], "not UTF-8"),
         (["cat", "--candidates", "{tmp}/few.txt"], "at least 3"),
         (["cat", "--top", "0"], "--top"),
     ],

@@ -10,10 +10,18 @@ Importing `erasekit` loads none of torch, diffusers or transformers: each public
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from erasekit.errors import BaseMismatchError, EditError, EraseKitError, InfeasibleError, ModelError, UsageError
+from erasekit.errors import (
+    BaseMismatchError,
+    EditError,
+    EraseKitError,
+    InfeasibleError,
+    ModelError,
+    TrainingError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
-    from erasekit.api import erase
+    from erasekit.api import erase, plan
     from erasekit.concept import EraseRequest
     from erasekit.edit import Edit
     from erasekit.io import load as load_edit
@@ -23,6 +31,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "erase": ("erasekit.api", "erase"),
+    "plan": ("erasekit.api", "plan"),
     "load": ("erasekit.models", "load"),
     "load_edit": ("erasekit.io", "load"),
     "Edit": ("erasekit.edit", "Edit"),
@@ -37,10 +46,12 @@ __all__ = [
     "EraseRequest",
     "InfeasibleError",
     "ModelError",
+    "TrainingError",
     "UsageError",
     "erase",
     "load",
     "load_edit",
+    "plan",
 ]
 
 

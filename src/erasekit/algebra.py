@@ -42,7 +42,16 @@ def _sum(a: Op, b: Op) -> Op:
     first, second = difference(a), difference(b)
     if first.shape != second.shape:
         raise EditError(f"{a.label} has another shape in the other edit: fit both on one model")
-    return Dense(a.component, a.module, first + second)
+    return Dense(a.component, a.module, first + second, _sum_of(bias_of(a), bias_of(b)))
+
+
+def bias_of(op: Op) -> Tensor | None:
+    """What a linear op adds to the bias, or None."""
+    return op.bias_delta() if isinstance(op, LinearOp) else None
+
+
+def _sum_of(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return first + second if first is not None and second is not None else second if first is None else first
 
 
 def difference(op: Op) -> Tensor:
@@ -60,7 +69,7 @@ def is_zero(op: LinearOp) -> bool:
     if isinstance(op, LowRank):
         return not (bool(op.up.any()) and bool(op.down.any()))
     if isinstance(op, Dense):
-        return not bool(op.difference.any())
+        return not bool(op.difference.any()) and (op.bias is None or not bool(op.bias.any()))
     return False
 
 
@@ -80,6 +89,8 @@ def compressed(op: Op, rank: int | None, energy: float | None) -> Op:
         raise EditError(f"{op.label} has no delta: it cannot be compressed")
     if isinstance(op, Dense) and op.difference.ndim < 2:
         return op
+    if bias_of(op) is not None:
+        raise EditError(f"{op.label} changes a bias too, which no low-rank form can hold: keep the edit as it is")
     return balanced(op, rank, energy)
 
 

@@ -25,5 +25,9 @@ class BaseMismatchError(EditError):
     """An edit was made for other weights than these; the message names the modules that differ."""
 
 
+class TrainingError(EraseKitError):
+    """Training cannot go on: the loss is no number, the checkpoint is another run's, the GPU's memory is full."""
+
+
 class InfeasibleError(EraseKitError):
     """A method cannot do what was asked (constraints that conflict, residual above its bound)."""

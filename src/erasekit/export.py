@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from erasekit.algebra import balanced, difference, is_zero, summed
+from erasekit.algebra import balanced, bias_of, difference, is_zero, summed
 from erasekit.edit import Edit
 from erasekit.errors import EditError, UsageError
 from erasekit.export_keys import kohya_base, peft_base, text_helper
@@ -81,10 +81,11 @@ def comfy(edit: Edit) -> tuple[Tensors, dict[str, str]]:
         if isinstance(op, Projection):
             if op.left is not None or op.right is not None or op.bias is None:
                 raise _refused(op, "comfy", "its difference depends on the model's weight; use `erasekit apply`")
-            key = f"{base}.diff_b"
-            tensors[key] = tensors[key] + op.bias.float() if key in tensors else op.bias.float()
         elif not is_zero(op):
             tensors[f"{base}.diff"] = difference(op).float()
+        if (bias := bias_of(op)) is not None:
+            key = f"{base}.diff_b"
+            tensors[key] = tensors[key] + bias.float() if key in tensors else bias.float()
     return tensors, {}
 
 

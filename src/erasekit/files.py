@@ -19,11 +19,17 @@ def write_whole(path: str | PathLike[str], data: bytes) -> None:
 
     Missing parent folders are made. The data goes to a hidden file beside it, to the disk, then into place.
     """
+    fill_whole(path, lambda beside: _write_new(beside, data))
+
+
+def fill_whole(path: str | PathLike[str], fill: Callable[[Path], object]) -> None:
+    """`write_whole` for what is too large to hold as bytes: `fill` writes the hidden file that becomes `path`."""
     target = Path(os.path.realpath(path))  # a link keeps pointing where it points
     beside = _beside(target)
     try:
         check_writable(path)
-        _write_synced(beside, data)
+        fill(beside)
+        _sync_file(beside)
         beside.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
@@ -108,13 +114,12 @@ def _beside(target: Path) -> Path:
     return target.parent / f".{target.name[:80]}.{secrets.token_hex(6)}.part"
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_new(path: Path, data: bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(handle, view) :]
-        os.fsync(handle)
     finally:
         os.close(handle)
 

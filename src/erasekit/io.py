@@ -193,7 +193,7 @@ def _op(i: int, described: dict[str, Any], left: dict[str, Tensor]) -> Op:
     if kind is Adapter:
         return Adapter(**place, adapter=described["adapter"], tensors=tensors, config=described["config"])
     if kind is Dense:
-        return Dense(**place, delta=tensors["delta"])
+        return Dense(**place, delta=tensors["delta"], bias=tensors.get("bias"))
     return kind(**place, **tensors)
 
 

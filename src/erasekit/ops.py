@@ -95,6 +95,13 @@ class LinearOp(Op):
                 "use the base model that the edit was made for"
             )
 
+    def _expect_bias(self, own: Tensor | None, bias: Tensor | None) -> None:
+        """Refuse a module without a bias, or with another, where the op changes one (`own`)."""
+        if own is not None and bias is None:
+            raise EditError(f"{self.label} changes a bias, and the model's module has none: use the edit's own base")
+        if own is not None and bias is not None:
+            self._expect((*bias.shape,), (*own.shape,), "bias")
+
 
 def _like(tensor: Tensor, weight: Tensor) -> Tensor:
     """On the weight's device, in the dtype that deltas are computed in."""
@@ -138,15 +145,16 @@ class LowRank(LinearOp):
 
 @dataclass(frozen=True, eq=False, init=False)
 class Dense(LinearOp):
-    """Adds a tensor of the weight's own shape: the argument `delta`, kept as `difference`."""
+    """Adds a tensor of the weight's own shape (the argument `delta`, kept as `difference`), and `bias` to the bias."""
 
     component: str
     module: str
     difference: Tensor
+    bias: Tensor | None
     kind: ClassVar[str] = "dense"
 
-    def __init__(self, component: str, module: str, delta: Tensor) -> None:
-        set_fields(self, component=component, module=module, difference=delta)
+    def __init__(self, component: str, module: str, delta: Tensor, bias: Tensor | None = None) -> None:
+        set_fields(self, component=component, module=module, difference=delta, bias=bias)
         self._finite()
 
     @property
@@ -155,17 +163,22 @@ class Dense(LinearOp):
         return min(shape[0], prod(shape[1:])) if shape else 1
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"delta": self.difference}
+        return {"delta": self.difference} | ({} if self.bias is None else {"bias": self.bias})
 
     def check(self, weight: Tensor, bias: Tensor | None) -> None:
         self._expect((*weight.shape,), (*self.difference.shape,))
+        self._expect_bias(self.bias, bias)
 
     def delta(self, weight: Tensor) -> Tensor:
-        self.check(weight, None)
+        self._expect((*weight.shape,), (*self.difference.shape,))
         return _like(self.difference, weight)
 
+    def bias_delta(self) -> Tensor | None:
+        return self.bias
+
     def scaled(self, factor: float) -> Dense:
-        return Dense(self.component, self.module, self.difference * factor)
+        bias = None if self.bias is None else self.bias * factor
+        return Dense(self.component, self.module, self.difference * factor, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,10 +214,7 @@ class Projection(LinearOp):
             raise EditError(f"{self.label} is for a matrix, the model's weight has shape {(*weight.shape,)}")
         out, width = weight.shape
         self._expect((out, width), (self._size(self.left, out), self._size(self.right, width)))
-        if self.bias is not None and bias is None:
-            raise EditError(f"{self.label} changes a bias, and the model's module has none: use the edit's own base")
-        if self.bias is not None and bias is not None:
-            self._expect((*bias.shape,), (*self.bias.shape,), "bias")
+        self._expect_bias(self.bias, bias)
 
     def delta(self, weight: Tensor) -> Tensor:
         original = _like(weight, weight)

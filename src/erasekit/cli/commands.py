@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +30,34 @@ def erase(arguments: argparse.Namespace) -> None:
     from erasekit import api, models
     from erasekit.files import check_writable
 
-    check_writable(job.out)
+    if job.out:
+        check_writable(job.out)
     # By name only the needed tensors are read; another device needs the whole pipeline there.
     model: Any = job.model if job.device == "cpu" else models.load(job.model, device=device(job.device))
-    with terminal.progress() as progress:
-        edit = api.erase(model, job.targets, anchor=job.anchor, retain=job.retain, method=job.method, seed=job.seed,
+    asked: dict[str, Any] = {"anchor": job.anchor, "retain": job.retain, "method": job.method, "seed": job.seed}
+    if job.dry_run:
+        terminal.quiet()
+        print(terminal.plan(api.plan(model, job.targets, **asked, **job.parameters)))
+        return
+    assert job.out is not None  # erase_settings requires it
+    with _cache_warnings(), terminal.progress() as progress:
+        edit = api.erase(model, job.targets, **asked, retain_cache=job.retain_cache, checkpoint=job.resume,
                          progress=progress, **job.parameters)  # fmt: skip
     edit.save(job.out)
     print(terminal.describe(edit))
     print(f"wrote {job.out} ({job.out.stat().st_size / 1024:.1f} KiB)")
+
+
+@contextmanager
+def _cache_warnings() -> Iterator[None]:
+    """Say on stderr, one line each, what was wrong with the files of --retain-cache: the main filter hides warnings."""
+    from erasekit.methods._retained import CacheWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CacheWarning)
+        yield
+    for warning in caught:
+        print(f"erasekit: warning: {warning.message}", file=sys.stderr)
 
 
 def apply(arguments: argparse.Namespace) -> None:

@@ -43,8 +43,15 @@ def _erase(commands: argparse._SubParsersAction) -> None:
     _model(parser, None)
     parser.add_argument("--retain", nargs="+", action="extend", metavar="R", help="concepts to keep")
     parser.add_argument("--retain-file", type=Path, metavar="F", help="a text file of concepts to keep, one a line")
+    parser.add_argument("--retain-cache", type=Path, metavar="FOLDER",
+                        help="keep what is computed from the retained concepts here, for the next edit")  # fmt: skip
     parser.add_argument("--set", dest="parameters", nargs="+", action="extend", metavar="KEY=VALUE",
                         help="a parameter of the method; `erasekit methods --json` lists them")  # fmt: skip
+    parser.add_argument("--steps", type=int, metavar="N", help="training steps: short for --set steps=N")
+    parser.add_argument("--resume", type=Path, metavar="PATH",
+                        help="keep the training's state in this file or folder, and go on from it")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", default=None,
+                        help="say what would be trained, and the time and memory; write nothing")  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N", help="seed of what a method draws at random (default: 0)")
     parser.add_argument("--spec", type=Path, metavar="FILE.yaml", help="all of these as a YAML file")
     parser.add_argument("--out", type=Path, metavar="EDIT.safetensors", help="where the edit goes")

@@ -16,15 +16,19 @@ class EraseSettings:
     """One erase job. The names are also the keys of a spec file."""
 
     targets: list[str]
-    out: Path
+    out: Path | None = None
     anchor: list[str] | None = None
     method: str = "erasepro"
     model: str = "emoji"
     retain: list[str] = field(default_factory=list)
     retain_file: Path | None = None
+    retain_cache: Path | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
+    steps: int | None = None
+    resume: Path | None = None
+    dry_run: bool = False
 
 
 def erase_settings(arguments: argparse.Namespace) -> EraseSettings:
@@ -38,11 +42,13 @@ def erase_settings(arguments: argparse.Namespace) -> EraseSettings:
             given[key] = value
     if not given.get("targets"):
         raise UsageError("no target: name at least one concept to erase")
-    if not given.get("out"):
+    if not given.get("out") and not given.get("dry_run"):
         raise UsageError("no output: give --out EDIT.safetensors")
     settings = EraseSettings(**{key: _typed(key, value) for key, value in given.items()})
     listed = read_lines(settings.retain_file) if settings.retain_file else []
     settings.retain.extend(listed)
+    if settings.steps is not None:
+        settings.parameters["steps"] = settings.steps
     return settings
 
 
@@ -67,12 +73,12 @@ def _typed(key: str, value: Any) -> Any:
         if isinstance(items, list) and all(isinstance(item, str) for item in items):
             return list(items)
         raise UsageError(f"{key} must be a word or a list of words, not {value!r}: put quotes around words such as no")
-    if key in ("retain_file", "out"):
+    if key in ("retain_file", "retain_cache", "out", "resume"):
         return Path(str(value))
     if key == "parameters" and not isinstance(value, dict):
         raise UsageError(f"parameters must be a mapping of names to values, not {value!r}")
-    if key == "seed" and (isinstance(value, bool) or not isinstance(value, int)):
-        raise UsageError(f"seed must be a whole number, not {value!r}")
+    if key in ("seed", "steps") and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UsageError(f"{key} must be a whole number, not {value!r}")
     return str(value) if key in ("method", "model", "device") else value
 
 
@@ -88,12 +94,25 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without blank ones and `#` comments."""
+    """The lines of a UTF-8 text file without blank ones and `#` comments; `UsageError` names another encoding."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise UsageError(f"cannot read {path} ({_first(error)}): give a text file, one concept a line") from error
-    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    lines = (line.strip() for line in _decoded(data, path).splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:  # ASCII as UTF-16 is UTF-8 with zero bytes
+        raise UsageError(f"{path} is not UTF-8 text (UTF-16, or no text at all): save it as UTF-8, "
+                         "such as with iconv -f UTF-16 -t UTF-8")  # fmt: skip
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = data[: error.start].count(b"\n") + 1, data[error.start]
+        raise UsageError(f"{path} is not UTF-8 text (byte 0x{byte:02x} in line {line}; Latin-1 or Windows-1252?): "
+                         "save it as UTF-8, such as with iconv -f WINDOWS-1252 -t UTF-8") from error  # fmt: skip
 
 
 def seeds(text: str) -> list[int]:

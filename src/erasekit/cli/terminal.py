@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from erasekit.edit import Edit
     from erasekit.methods import Progress
+    from erasekit.training.plan import Plan
 
 
 def quiet() -> None:
@@ -24,7 +25,8 @@ def quiet() -> None:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A callback `(done, total, what)`: a bar on a terminal, a plain line at each tenth elsewhere."""
+    """A callback `(done, total, what)`: a bar on a terminal, a plain line at each tenth elsewhere. What follows a
+    colon in `what` ("training: loss 0.1") may change as the work goes on."""
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -35,8 +37,10 @@ def progress() -> Iterator[Progress]:
         tasks: dict[str, Any] = {}
 
         def report(done: int, total: int, what: str) -> None:
-            task = tasks.setdefault(what, None) or tasks.__setitem__(what, bar.add_task(what)) or tasks[what]
-            bar.update(task, completed=done, total=total)
+            name = what.partition(":")[0]
+            if name not in tasks:
+                tasks[name] = bar.add_task(what)
+            bar.update(tasks[name], completed=done, total=total, description=what)
 
         yield report
 
@@ -48,10 +52,10 @@ class _Lines:
         self.said: dict[str, int] = {}
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        tenth = done * 10 // max(total, 1)
-        if tenth > self.said.get(what, 0):
-            self.said[what] = tenth
-            print(f"{what}: {done}/{total}", flush=True)
+        tenth, name = done * 10 // max(total, 1), what.partition(":")[0]
+        if tenth > self.said.get(name, 0):
+            self.said[name] = tenth
+            print(f"{name}: {done}/{total}{what.removeprefix(name).replace(':', ',', 1)}", flush=True)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -69,7 +73,7 @@ def self_check(check: Mapping[str, Any]) -> str:
     depths = by_depth(check)
     top = max((d.update for d in depths), default=0.0) or 1.0
     rows = [["depth", "matrices", "residual", "update", ""]]
-    rows += [[d.label, str(d.sites), f"{d.residual:.1e}", f"{d.update:.4f}", "#" * max(1, round(24 * d.update / top))]
+    rows += [[d.label, str(d.sites), d.missed, f"{d.update:.4f}", "#" * max(1, round(24 * d.update / top))]
              for d in depths]  # fmt: skip
     width = max(len(row[-1]) for row in rows)
     parts = [table([[label + ":", value] for label, value in facts(check)])] if facts(check) else []
@@ -77,6 +81,20 @@ def self_check(check: Mapping[str, Any]) -> str:
         parts.append(table([[*row[:-1], row[-1].ljust(width)] for row in rows]))
     parts += [f"warning: {line}" for line in check.get("warnings", ())]
     return "\n".join(parts)
+
+
+def plan(plan: Plan) -> str:
+    """What a run would train, and what it would take."""
+    hours, rest = divmod(round(plan.seconds), 3600)
+    rows = [
+        ["would train:", f"{plan.method}, {plan.what}: {plan.numbers:,} numbers in {plan.modules} modules"],
+        ["share of the denoiser:", f"{plan.share:.1%}"],
+        ["steps:", f"{plan.steps}"],
+        ["expected time:", f"{hours} h {rest // 60} min {rest % 60} s on {plan.device}"],
+        ["expected memory:", f"{plan.memory / 2**20:,.0f} MiB (denoiser, what is trained, activations)"],
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([f"{name.ljust(width)}  {value}" for name, value in rows] + ["nothing was written"])
 
 
 def describe(edit: Edit) -> str:

@@ -143,7 +143,7 @@ def contexts(work: Path, seed: int, count: int, withheld: Withheld = NOTHING) ->
 
 
 def spread_times(rng: np.random.Generator, count: int) -> np.ndarray:
-    """One timestep from each of `count` equally likely parts of 0..999, in random order; t is drawn as t^1.5.
+    """One timestep from each of `count` equally likely parts of 0..999, in random order; density t^1.5.
 
     Stratified: less noise in the loss than free draws. Weighted to high noise (72 % from 600 on): it is there that the
     caption is all there is to go by, and there that which drawing of an object is meant, its style, is decided.

@@ -1,0 +1,120 @@
+"""What a method's loss works with: one denoiser that is teacher and student, its schedule, and the encoded prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erasekit.backbones.base import Backbone
+from erasekit.concept import EraseRequest
+from erasekit.edit import fingerprint
+from erasekit.methods import Progress
+from erasekit.training.checkpoint import Checkpoint
+from erasekit.training.latents import Schedule, partly_denoised
+from erasekit.training.loop import Loss, train
+from erasekit.training.parameters import Student, held, select
+from erasekit.training.settings import TrainingConfig
+
+
+class Denoiser:
+    """The U-Net as a function: any dtype in, float32 (at least) out, under autocast where asked."""
+
+    def __init__(self, unet: Any, precision: str) -> None:
+        self.unet = unet
+        self.device: torch.device = unet.device
+        self.dtype: torch.dtype = unet.dtype
+        self.autocast = precision == "bfloat16" or self.dtype == torch.float16
+        self.shape = (unet.config.in_channels, *_sides(unet.config.sample_size))
+
+    def __call__(self, latents: Tensor, timestep: int, text: Tensor) -> Tensor:
+        """The prediction for latents (b, c, h, w) and text (b, length, width)."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            found = self.unet(latents.to(self.dtype), timestep, encoder_hidden_states=text.to(self.dtype),
+                              return_dict=False)[0]  # fmt: skip
+        return found.to(torch.promote_types(self.dtype, torch.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One fit's tools. Outside `student.active()` the denoiser is the teacher."""
+
+    backbone: Backbone
+    request: EraseRequest
+    config: TrainingConfig
+    denoise: Denoiser
+    student: Student
+    schedule: Schedule
+    texts: dict[str, Tensor]
+    prints: dict[str, dict[str, str]]
+
+    def text(self, prompt: str) -> Tensor:
+        """What the cross-attention reads for a prompt that was named on opening: (1, length, width)."""
+        return self.texts[prompt]
+
+    def noise(self, generator: torch.Generator, count: int | None = None) -> Tensor:
+        """`count` (default: a batch) latents of pure noise, the same on every device."""
+        size = (self.config.batch if count is None else count, *self.denoise.shape)
+        return torch.randn(size, generator=generator).to(self.denoise.device)
+
+    def latents(self, noise: Tensor, prompt: str, k: int, *, guidance: float) -> tuple[Tensor, int]:
+        """The latents after k guided steps on the prompt, and the timestep of exactly their level."""
+        found = partly_denoised(self.denoise, noise, self.text(prompt), self.text(""), schedule=self.schedule, k=k,
+                                guidance=guidance)  # fmt: skip
+        return found, self.schedule.timesteps[k]
+
+    @torch.no_grad()
+    def predictions(self, latents: Tensor, timestep: int, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+        """The predictions for the same latents under each prompt, without gradient, in one forward pass."""
+        text = torch.cat([self.text(prompt).expand(len(latents), -1, -1) for prompt in prompts])
+        return self.denoise(latents.repeat(len(prompts), 1, 1, 1), timestep, text).chunk(len(prompts))
+
+    def train(self, loss: Loss, *, method: str, checkpoint: Path | None, progress: Progress) -> list[float]:
+        """Train the student, from the checkpoint where there is one; the loss of every step."""
+        kept = Checkpoint.at(checkpoint, self.about(method)) if checkpoint else None
+        return train(self.student.trained, loss, self.config, seed=self.request.seed, active=self.student.active,
+                     checkpoint=kept, progress=progress)  # fmt: skip
+
+    def about(self, method: str) -> dict[str, Any]:
+        """All that decides the result of a run."""
+        base = {site: found["sha256"] for site, found in self.prints.items()}
+        return {"method": method, "parameters": self.config.decisive(), "targets": self.request.targets,
+                "anchors": self.request.anchors, "seed": self.request.seed,
+                "base": hashlib.sha256(json.dumps(base, sort_keys=True).encode()).hexdigest()}  # fmt: skip
+
+
+@contextmanager
+def opened(
+    backbone: Backbone,
+    request: EraseRequest,
+    config: TrainingConfig,
+    *,
+    choice: str,
+    prompts: Sequence[str],
+    sampling_steps: int,
+) -> Iterator[Bench]:
+    """The bench for training the parameters `choice` with these prompts (the empty one is always there).
+
+    The model is bitwise as it was afterwards, switches included, also after an exception.
+    """
+    names = list(dict.fromkeys(["", *prompts]))
+    encoded = backbone.encode(names)
+    unet = backbone.denoiser()
+    schedule = Schedule.of(backbone.noise_schedule(), sampling_steps)
+    denoise = Denoiser(unet, config.precision)
+    texts = {name: row[None].to(denoise.device, denoise.dtype) for name, row in zip(names, encoded, strict=True)}
+    with held(unet, recompute=config.recompute):
+        student = Student(unet, select(unet, choice))
+        prints = {f"unet/{module}": fingerprint(unet.get_parameter(f"{module}.weight")) for module in student.modules}
+        yield Bench(backbone, request, config, denoise, student, schedule, texts, prints)
+
+
+def _sides(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

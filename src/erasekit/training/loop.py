@@ -1,0 +1,170 @@
+"""The one training loop. Plain torch: accelerate keeps its state in process-wide singletons and patches what it
+prepares, and one device needs nothing of it.
+
+Runs are the same to the bit on one device (and, on a CPU, one number of threads): all that is drawn comes from
+generators made from (seed, step), and a checkpoint holds the rest, so a resumed run is the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erasekit.errors import TrainingError
+from erasekit.methods import Progress
+from erasekit.training.checkpoint import Checkpoint
+from erasekit.training.settings import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch of one step: the only source of chance for a loss."""
+
+    seed: int
+    index: int
+    part: int = 0
+
+    def generator(self, use: str) -> torch.Generator:
+        """A generator on the CPU that depends on the seed, the step, the part of it and the use alone."""
+        return generator(self.seed, self.index, self.part, use)
+
+
+def generator(*names: object) -> torch.Generator:
+    """A generator on the CPU, seeded by what it is for."""
+    digest = hashlib.sha256(repr(names).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+Loss = Callable[[Step], Tensor]
+
+
+class State:
+    """All that a run carries from step to step: the trained tensors, Adam's moments, the average, the losses."""
+
+    def __init__(self, trained: Mapping[str, Tensor], config: TrainingConfig) -> None:
+        self.trained = dict(sorted(trained.items()))
+        self.optimiser = torch.optim.AdamW(list(self.trained.values()), lr=config.rate, weight_decay=config.decay)
+        self.average = {name: t.detach().clone() for name, t in self.trained.items()} if config.ema else {}
+        self.losses: list[float] = []
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as named tensors."""
+        moments = {
+            f"adam.{name}.{key}": value
+            for name, tensor in self.trained.items()
+            for key, value in self.optimiser.state[tensor].items()
+        }
+        average = {f"average.{name}": tensor for name, tensor in self.average.items()}
+        return {f"trained.{name}": tensor for name, tensor in self.trained.items()} | moments | average
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor], losses: list[float]) -> None:
+        """Take over a saved state, bit for bit."""
+        for name, tensor in self.trained.items():
+            tensor.copy_(tensors[f"trained.{name}"])
+            prefix = f"adam.{name}."
+            self.optimiser.state[tensor] = {
+                # Adam counts its steps on the CPU, whatever the device.
+                key.removeprefix(prefix): value.clone()
+                if key == f"{prefix}step"
+                else value.to(tensor.device, copy=True)
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
+        for name, tensor in self.average.items():
+            tensor.copy_(tensors[f"average.{name}"])
+        self.losses = list(losses)
+
+
+def train(
+    trained: Mapping[str, Tensor],
+    loss: Loss,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    active: Callable[[], AbstractContextManager[None]] = nullcontext,
+    schedule: Callable[[int], float] = lambda step: 1.0,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress,
+) -> list[float]:
+    """Train the float32 leaves `trained` in place with Adam and return the loss of every step.
+
+    `loss(step)` is a scalar that draws from its step alone; `active()` is entered for the backward pass (recomputed
+    activations need the trained tensors in place); `schedule(step)` multiplies the learning rate.
+
+    Raises `TrainingError` with the last good checkpoint kept: a loss or gradient that is no number, a full GPU, a
+    checkpoint of another run.
+    """
+    state, began = State(trained, config), time.perf_counter()
+    if checkpoint and (saved := checkpoint.load()):
+        state.load(*saved)
+    first = len(state.losses)
+    for index in range(first, config.steps):
+        for group in state.optimiser.param_groups:
+            group["lr"] = config.rate * schedule(index)
+        with _memory(config):
+            value = _gradients(loss, [Step(seed, index, part) for part in range(config.accumulate)], active)
+            norm = torch.nn.utils.clip_grad_norm_(state.trained.values(), config.clip or math.inf)
+            _require_finite(value, float(norm), index, config, checkpoint)
+            state.optimiser.step()
+            state.optimiser.zero_grad(set_to_none=True)
+        _average(state, config.ema)
+        state.losses.append(value)
+        if checkpoint and ((index + 1) % config.save_every == 0 or index + 1 == config.steps):
+            checkpoint.save(state.tensors(), state.losses)
+        left = (time.perf_counter() - began) / (index + 1 - first) * (config.steps - index - 1)
+        progress(index + 1, config.steps, f"training: loss {value:.3g}, {left:.0f} s left")
+    _finish(state)
+    return state.losses
+
+
+def _gradients(loss: Loss, parts: list[Step], active: Callable[[], AbstractContextManager[None]]) -> float:
+    """Add up the gradients of the mean loss over the parts, and return that mean."""
+    total = 0.0
+    for part in parts:
+        value = loss(part) / len(parts)
+        if value.requires_grad:  # else nothing that is trained takes part: the gradient is zero
+            with active():
+                value.backward()
+        total += float(value.detach())
+    return total
+
+
+@torch.no_grad()
+def _average(state: State, decay: float) -> None:
+    for name, tensor in state.average.items():
+        tensor.lerp_(state.trained[name], 1 - decay)
+
+
+@torch.no_grad()
+def _finish(state: State) -> None:
+    """Where an average is kept, it is the result."""
+    for name, tensor in state.average.items():
+        state.trained[name].copy_(tensor)
+
+
+def _require_finite(
+    value: float, norm: float, index: int, config: TrainingConfig, checkpoint: Checkpoint | None
+) -> None:
+    if math.isfinite(value) and math.isfinite(norm):
+        return
+    kept = f"; {checkpoint.path} holds the last good state" if checkpoint and checkpoint.path.exists() else ""
+    raise TrainingError(f"the loss is not a number at step {index + 1} of {config.steps}: lower the rate (now "
+                        f"{config.rate:g}), or clip the gradient (clip=1){kept}")  # fmt: skip
+
+
+@contextmanager
+def _memory(config: TrainingConfig) -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        remedy = f"lower batch (now {config.batch}) and raise accumulate" if config.batch > 1 else "train fewer weights"
+        first = "" if config.recompute else "set recompute=true, "
+        raise TrainingError(f"the GPU's memory is full: {first}{remedy}, or free memory of other programs") from error

@@ -1,0 +1,94 @@
+"""What a run will train and need, said beforehand from a few timed passes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from erasekit.training.bench import Bench
+from erasekit.training.latents import guided
+from erasekit.training.losses import squared_error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it is made. `seconds` and `memory` (bytes: weights, what is trained, activations) are estimates."""
+
+    method: str
+    what: str
+    modules: int
+    numbers: int
+    share: float
+    steps: int
+    seconds: float
+    memory: int
+    device: str
+
+
+def estimate(bench: Bench, *, method: str, what: str, prompt: str, sampled: float, teachers: int) -> Plan:
+    """The plan of a run whose steps take on average `sampled` guided sampling steps, one forward pass of `teachers`
+    prompts without gradient, and one with gradient. Two passes of each kind are made and the second is timed."""
+    config, latents = bench.config, bench.noise(torch.Generator().manual_seed(0))
+    timestep, text, empty = bench.schedule.timesteps[0], bench.text(prompt), bench.text("")
+    kept = _Kept(bench)
+
+    def sampling() -> None:
+        with torch.no_grad():
+            guided(bench.denoise, latents, timestep, text, empty, guidance=3.0)
+
+    def learning() -> None:
+        with bench.student.active(), kept.counting():
+            found = bench.denoise(latents, timestep, text.expand(len(latents), -1, -1))
+            torch.autograd.grad(squared_error(found, torch.zeros_like(found)), list(bench.student.trained.values()),
+                                allow_unused=True)  # fmt: skip
+
+    def teaching() -> None:
+        bench.predictions(latents, timestep, [prompt] * teachers)
+
+    step = sampled * _timed(sampling, bench) + _timed(teaching, bench) + _timed(learning, bench)
+    numbers = sum(tensor.numel() for tensor in bench.student.trained.values())
+    every = list(bench.denoise.unet.parameters())
+    copies = 4 + bool(config.ema)  # the master, its gradient, Adam's two moments, the average
+    return Plan(
+        method=method, what=what, modules=len(bench.student.modules), numbers=numbers,
+        share=numbers / sum(p.numel() for p in every), steps=config.steps,
+        seconds=config.steps * config.accumulate * step,
+        memory=sum(p.numel() * p.element_size() for p in every) + 4 * copies * numbers + kept.bytes,
+        device=str(bench.denoise.device),
+    )  # fmt: skip
+
+
+def _timed(run: Callable[[], None], bench: Bench) -> float:
+    """The seconds of the second of two runs."""
+    for _ in range(2):
+        began = time.perf_counter()
+        run()
+        if bench.denoise.device.type == "cuda":
+            torch.cuda.synchronize(bench.denoise.device)
+    return time.perf_counter() - began
+
+
+class _Kept:
+    """Counts the bytes that a forward pass keeps for its backward pass, weights aside."""
+
+    def __init__(self, bench: Bench) -> None:
+        tensors = [*bench.denoise.unet.parameters(), *bench.student.trained.values()]
+        self.weights = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        self.found: dict[int, int] = {}
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.found.values())
+
+    def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
+        return torch.autograd.graph.saved_tensors_hooks(self._seen, lambda tensor: tensor)
+
+    def _seen(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.weights:
+            self.found[storage.data_ptr()] = storage.nbytes()
+        return tensor

@@ -1,0 +1,48 @@
+"""What every method that trains can be told, besides its own parameters."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from erasekit.methods import check_choice, check_range
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop's parameters; a method's own configuration inherits them. A wrong value raises `UsageError`."""
+
+    steps: int = 1000
+    """Optimiser steps."""
+    batch: int = 1
+    """Samples in one forward pass; they share concept and timestep."""
+    rate: float = 1e-5
+    """Learning rate."""
+    accumulate: int = 1
+    """Batches whose mean gradient makes one step."""
+    clip: float = 0.0
+    """Largest norm of the whole gradient; 0: not clipped."""
+    decay: float = 0.0
+    """Decoupled weight decay (AdamW); 0: Adam."""
+    ema: float = 0.0
+    """Decay of a moving average of the trained weights, which then is the result; 0: the last weights are."""
+    precision: str = "model"
+    """model: compute as the model is stored (a float16 model under bfloat16 autocast, where gradients do not
+    underflow); bfloat16: under autocast. What is trained is float32 in any case."""
+    recompute: bool = False
+    """Gradient checkpointing: less memory, about a third more time in the pass with gradients."""
+    save_every: int = 50
+    """Steps between checkpoints, where one is asked for; changes nothing in the result."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "save_every"):
+            check_range(name, getattr(self, name), low=1, high=1e9)
+        for name in ("clip", "decay"):
+            check_range(name, getattr(self, name), high=1e12)
+        check_range("rate", self.rate, low=1e-12, high=1e3)
+        check_range("ema", self.ema, high=0.999999)
+        check_choice("precision", self.precision, ("model", "bfloat16"))
+
+    def decisive(self) -> dict[str, Any]:
+        """The parameters that decide the result: what a checkpoint must agree in."""
+        return {name: value for name, value in asdict(self).items() if name != "save_every"}

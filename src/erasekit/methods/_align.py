@@ -58,7 +58,8 @@ class Walk:
         self.source, self.originals = tower.embed(plan.source), tower.embed(Tokens(distinct, ()))
         self.like = self.like.to(self.source.device)
         self.behind = None if self.background is None else tower.embed(self.background)
-        exactly = [place for place in plan.kept if place not in set(plan.disputed)]
+        disputed = set(plan.disputed)
+        exactly = [place for place in plan.kept if place not in disputed]
         keeping = self.config.retain_mode
         self.hard: list[Place] = [*plan.hard, *(plan.disputed if keeping == "exact" else ())]
         self.keep: list[Place] = exactly if keeping == "exact" else []
@@ -124,7 +125,7 @@ class Walk:
         factor = self._solve(source, reference, behind)
         while self.config.exact and not self.plan.conflicts and not self._met(factor) and self._relax(level, factor):
             factor = self._solve(source, reference, behind)
-        places = [*self.plan.kept, *(p for p in self.soft if p not in set(self.plan.kept))]
+        places = list(dict.fromkeys([*self.plan.kept, *self.soft]))
         kept = Kept.sample(pick(source, places), pick(reference, places)) if places else None
         return Aligned(pick(source, self.solved), pick(reference, self.solved), factor.compact(), kept)
 
@@ -178,7 +179,8 @@ class Walk:
         """Moves the retained columns, or else the pairs' own unchanged columns, from hard to soft; False if none."""
         asked = {0, *factor.columns.tolist()}  # column 0 is BOS: every prompt reads it
         firm = [place for i, place in enumerate(self.solved) if i in asked]
-        loose = self.keep or [place for place in self.hard if place not in set(firm)]
+        held = set(firm)
+        loose = self.keep or [place for place in self.hard if place not in held]
         if not loose:
             return False
         what = "retained" if self.keep else "unchanged (context and padding)"

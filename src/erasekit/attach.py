@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from erasekit.coded_ops import Adapter
 from erasekit.errors import BaseMismatchError, EditError, ModelError
 from erasekit.fingerprint import Base, matches
-from erasekit.ops import LinearOp, Op
+from erasekit.ops import LinearOp, Op, plain_module
 
 # attach(pipe, op, scale) puts the op on and returns what takes it off.
 # The tables are closed: a file can name an entry, never bring code.
@@ -84,7 +84,7 @@ def attach(pipe: Any, ops: Sequence[Op], base: Base, *, scale: float | int = 1.0
     for site, module, linear in places:
         _check(site, module, linear)
     if not force:
-        _check_base([(site, module) for site, module, _ in places], base)
+        _check_base([(site, module) for site, module, _ in places] + _beside(pipe, ops, base), base)
     handle = Handle()
     try:
         for site, module, linear in places:
@@ -110,15 +110,29 @@ def is_edited(pipe: Any, ops: Sequence[Op]) -> bool:
 
 def find_module(pipe: Any, op: Op) -> nn.Module:
     """The op's module in the pipeline, named with or without `text_model.`; `EditError` if there is none."""
-    component = getattr(pipe, op.component, None)
+    return _find(pipe, op.component, op.module, op.label)
+
+
+def _find(pipe: Any, name: str, module: str, label: str) -> nn.Module:
+    component = getattr(pipe, name, None)
     if not isinstance(component, nn.Module):
-        raise EditError(f"the pipeline has no {op.component!r}, which {op.label} needs: apply it to its own base model")
+        raise EditError(f"the pipeline has no {name!r}, which {label} needs: apply it to its own base model")
     modules = dict(component.named_modules())
-    plain = op.site.partition("/")[2]
-    found = modules.get(op.module) or modules.get(plain) or modules.get(f"text_model.{plain}")
+    plain = plain_module(name, module)
+    found = modules.get(module) or modules.get(plain) or modules.get(f"text_model.{plain}")
     if found is None or not isinstance(getattr(found, "weight", None), Tensor):
-        raise EditError(f"the model has no weight for {op.label}: apply the edit to its own base model")
+        raise EditError(f"the model has no weight for {label}: apply the edit to its own base model")
     return found
+
+
+def _beside(pipe: Any, ops: Sequence[Op], base: Base) -> list[tuple[str, nn.Module]]:
+    """The recorded modules that an adapter acts at: an adapter says what it needs only to its own code."""
+    adapter = next((op for op in ops if isinstance(op, Adapter)), None)
+    if adapter is None:
+        return []
+    written = {op.site for op in ops if isinstance(op, LinearOp)}
+    sites = [site for site in base.fingerprint if site not in written]
+    return [(site, _find(pipe, *site.split("/", 1), adapter.label)) for site in sites]
 
 
 def _places(pipe: Any, ops: Sequence[Op]) -> list[tuple[str, nn.Module, list[LinearOp]]]:

@@ -19,7 +19,7 @@ from erasekit.methods import make_config, resolve, trains
 from erasekit.methods.esd import ESD, ESDConfig, _bench, loss, measure, teacher
 from erasekit.training.loop import Step
 from erasekit.training.parameters import select
-from erasekit.training.result import finish, settle
+from erasekit.training.result import changes, finish, settle
 
 QUICK = {"steps": 3, "rate": 1e-3, "sampling_steps": 3}
 
@@ -176,7 +176,7 @@ def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, dtype: torch.
         latents, text = tools.noise(torch.Generator().manual_seed(1)), tools.text("cat")
         with tools.student.active(), torch.no_grad():
             student = tools.denoise(latents, 300, text)
-        edit = finish(tools, ops, curve, method="esd", parameters={}, residual=residual, drift=drift)
+        edit = finish(tools, ops, changes(tools, ops), curve, method="esd", parameters={}, residual=residual, drift=drift)
     assert all(op.difference.dtype == torch.float32 for op in edit.ops)
     edit.save(tmp_path / "edit.safetensors")
     fresh = tiny.sd1()

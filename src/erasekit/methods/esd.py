@@ -47,8 +47,9 @@ from erasekit.methods._cross import silent
 from erasekit.training import losses
 from erasekit.training.bench import Bench, opened
 from erasekit.training.loop import Step, generator
+from erasekit.training.parameters import Student, weights
 from erasekit.training.plan import Plan, estimate
-from erasekit.training.result import finish, settle
+from erasekit.training.result import changes, finish, settle
 from erasekit.training.settings import TrainingConfig
 
 VARIANTS = {
@@ -127,7 +128,7 @@ class ESD:
             ops = settle(bench.student)
             residual, drift = measure(bench, config)
             idle = ["esd does not hold on to what is retained: its drift is measured, nothing keeps it small"]
-            return finish(bench, ops, curve, method=self.name, parameters=asdict(config), residual=residual,
+            return finish(bench, ops, changes(bench, ops), curve, method=self.name, parameters=asdict(config), residual=residual,
                           drift=drift, warnings=idle * bool(request.retain))  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: ESDConfig) -> Plan:
@@ -139,7 +140,7 @@ class ESD:
                             sampled=(config.sampling_steps - 1) / 2, teachers=len(_asked(target, anchor, config)))  # fmt: skip
 
 
-def loss(bench: Bench, config: ESDConfig, step: Step) -> Tensor:
+def loss(bench: Bench[Student], config: ESDConfig, step: Step) -> Tensor:
     """The loss of one batch: its target, level and noise are drawn from the step."""
     draw = step.generator("level")
     i = int(torch.randint(len(bench.request.targets), (), generator=draw))
@@ -153,7 +154,7 @@ def loss(bench: Bench, config: ESDConfig, step: Step) -> Tensor:
         return losses.squared_error(bench.denoise(latents, timestep, text), wanted)
 
 
-def teacher(bench: Bench, config: ESDConfig, i: int, latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+def teacher(bench: Bench[Student], config: ESDConfig, i: int, latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
     """What the student should predict for target i, and what the frozen model does predict."""
     target, anchor = bench.request.targets[i], bench.request.anchors[i]
     asked = _asked(target, anchor, config)
@@ -163,7 +164,7 @@ def teacher(bench: Bench, config: ESDConfig, i: int, latents: Tensor, timestep: 
 
 
 @torch.no_grad()
-def measure(bench: Bench, config: ESDConfig) -> tuple[float, float]:
+def measure(bench: Bench[Student], config: ESDConfig) -> tuple[float, float]:
     """(residual, drift) half-way through sampling, on noise that training did not see: how far the student is from
     what was asked, relative to how far the model was; how far it moved on what is retained, relative to its output."""
     far, before, moved, size = 0.0, 0.0, 0.0, 0.0
@@ -183,11 +184,11 @@ def measure(bench: Bench, config: ESDConfig) -> tuple[float, float]:
 def _bench(backbone: Backbone, request: EraseRequest, config: ESDConfig):  # noqa: ANN202 - a context manager
     retained = [request.retain[i] for i in _spread(len(request.retain))]
     prompts = [*request.targets, *request.anchors, config.host, *retained]
-    return opened(backbone, request, config, choice=VARIANTS[config.variant], prompts=prompts,
+    return opened(backbone, request, config, student=weights(VARIANTS[config.variant]), prompts=prompts,
                   sampling_steps=config.sampling_steps)  # fmt: skip
 
 
-def _host(bench: Bench, config: ESDConfig, i: int) -> str:
+def _host(bench: Bench[Student], config: ESDConfig, i: int) -> str:
     return config.host or bench.request.targets[i]
 
 
@@ -196,12 +197,12 @@ def _asked(target: str, anchor: str, config: ESDConfig) -> list[str]:
     return list(dict.fromkeys([config.host or target, target, anchor]))
 
 
-def _probe(bench: Bench, config: ESDConfig, prompt: str, i: int) -> tuple[Tensor, int]:
+def _probe(bench: Bench[Student], config: ESDConfig, prompt: str, i: int) -> tuple[Tensor, int]:
     noise = bench.noise(generator(bench.request.seed, "probe", i), 1)
     return bench.latents(noise, prompt, config.sampling_steps // 2, guidance=config.guidance)
 
 
-def _student(bench: Bench, latents: Tensor, timestep: int, prompt: str) -> Tensor:
+def _student(bench: Bench[Student], latents: Tensor, timestep: int, prompt: str) -> Tensor:
     with bench.student.active():
         return bench.predictions(latents, timestep, [prompt])[0]
 

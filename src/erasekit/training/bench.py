@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
@@ -20,8 +20,10 @@ from erasekit.methods import Progress
 from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.latents import Schedule, partly_denoised
 from erasekit.training.loop import Loss, train
-from erasekit.training.parameters import Student, held, select
+from erasekit.training.parameters import Trained, held
 from erasekit.training.settings import TrainingConfig
+
+T = TypeVar("T", bound=Trained)
 
 
 class Denoiser:
@@ -43,14 +45,14 @@ class Denoiser:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class Bench(Generic[T]):
     """One fit's tools. Outside `student.active()` the denoiser is the teacher."""
 
     backbone: Backbone
     request: EraseRequest
     config: TrainingConfig
     denoise: Denoiser
-    student: Student
+    student: T
     schedule: Schedule
     texts: dict[str, Tensor]
     prints: dict[str, dict[str, str]]
@@ -76,11 +78,15 @@ class Bench:
         text = torch.cat([self.text(prompt).expand(len(latents), -1, -1) for prompt in prompts])
         return self.denoise(latents.repeat(len(prompts), 1, 1, 1), timestep, text).chunk(len(prompts))
 
-    def train(self, loss: Loss, *, method: str, checkpoint: Path | None, progress: Progress) -> list[float]:
-        """Train the student, from the checkpoint where there is one; the loss of every step."""
+    def train(
+        self, loss: Loss, *, method: str, checkpoint: Path | None, progress: Progress,
+        schedule: Callable[[int], float] = lambda step: 1.0,
+    ) -> list[float]:  # fmt: skip
+        """Train the student, from the checkpoint where there is one; the loss of every step. `schedule(step)`
+        multiplies the learning rate."""
         kept = Checkpoint.at(checkpoint, self.about(method)) if checkpoint else None
         return train(self.student.trained, loss, self.config, seed=self.request.seed, active=self.student.active,
-                     checkpoint=kept, progress=progress)  # fmt: skip
+                     schedule=schedule, checkpoint=kept, progress=progress)  # fmt: skip
 
     def about(self, method: str) -> dict[str, Any]:
         """All that decides the result of a run."""
@@ -96,11 +102,11 @@ def opened(
     request: EraseRequest,
     config: TrainingConfig,
     *,
-    choice: str,
+    student: Callable[[nn.Module], T],
     prompts: Sequence[str],
     sampling_steps: int,
-) -> Iterator[Bench]:
-    """The bench for training the parameters `choice` with these prompts (the empty one is always there).
+) -> Iterator[Bench[T]]:
+    """The bench for training what `student(unet)` returns, with these prompts (the empty one is always there).
 
     The model is bitwise as it was afterwards, switches included, also after an exception.
     """
@@ -111,9 +117,9 @@ def opened(
     denoise = Denoiser(unet, config.precision)
     texts = {name: row[None].to(denoise.device, denoise.dtype) for name, row in zip(names, encoded, strict=True)}
     with held(unet, recompute=config.recompute):
-        student = Student(unet, select(unet, choice))
-        prints = {f"unet/{module}": fingerprint(unet.get_parameter(f"{module}.weight")) for module in student.modules}
-        yield Bench(backbone, request, config, denoise, student, schedule, texts, prints)
+        trained = student(unet)
+        prints = {f"unet/{module}": fingerprint(unet.get_parameter(f"{module}.weight")) for module in trained.modules}
+        yield Bench(backbone, request, config, denoise, trained, schedule, texts, prints)
 
 
 def _sides(size: int | Sequence[int]) -> tuple[int, int]:

@@ -7,7 +7,8 @@ it is active. Everything else is shared, so no method ever holds two denoisers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,27 @@ def select(denoiser: nn.Module, choice: str) -> list[str]:
     if not names:
         raise ModelError(f"the denoiser has no parameters {choice!r}: choose another variant, or another model")
     return names
+
+
+class Trained(Protocol):
+    """What a run trains, whatever its shape: weights in place (`Student`), or tensors that a method puts beside them."""
+
+    trained: dict[str, Tensor]
+    """Float32 leaves that require gradients, by name."""
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules of the U-Net whose output they change, sorted: those whose weight the edit's base records."""
+        ...
+
+    def active(self) -> AbstractContextManager[None]:
+        """Inside, the U-Net computes with what is trained; outside it is the teacher, bit for bit."""
+        ...
+
+
+def weights(choice: str) -> Callable[[nn.Module], Student]:
+    """What makes a `Student` of the chosen parameters of a denoiser."""
+    return lambda denoiser: Student(denoiser, select(denoiser, choice))
 
 
 class Student:

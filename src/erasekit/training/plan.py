@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Plan:
     device: str
 
 
-def estimate(bench: Bench, *, method: str, what: str, prompt: str, sampled: float, teachers: int) -> Plan:
+def estimate(bench: Bench[Any], *, method: str, what: str, prompt: str, sampled: float, teachers: int) -> Plan:
     """The plan of a run whose steps take on average `sampled` guided sampling steps, one forward pass of `teachers`
     prompts without gradient, and one with gradient. Two passes of each kind are made and the second is timed."""
     config, latents = bench.config, bench.noise(torch.Generator().manual_seed(0))
@@ -62,7 +63,7 @@ def estimate(bench: Bench, *, method: str, what: str, prompt: str, sampled: floa
     )  # fmt: skip
 
 
-def _timed(run: Callable[[], None], bench: Bench) -> float:
+def _timed(run: Callable[[], None], bench: Bench[Any]) -> float:
     """The seconds of the second of two runs."""
     for _ in range(2):
         began = time.perf_counter()
@@ -75,7 +76,7 @@ def _timed(run: Callable[[], None], bench: Bench) -> float:
 class _Kept:
     """Counts the bytes that a forward pass keeps for its backward pass, weights aside."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench[Any]) -> None:
         tensors = [*bench.denoise.unet.parameters(), *bench.student.trained.values()]
         self.weights = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         self.found: dict[int, int] = {}

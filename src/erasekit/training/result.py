@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erasekit.edit import Base, Dense, Edit, library_versions
+from erasekit.edit import Base, Dense, Edit, Op, library_versions
 from erasekit.errors import InfeasibleError, TrainingError
 from erasekit.training.bench import Bench
-from erasekit.training.parameters import Student
+from erasekit.training.parameters import Student, Trained
 
 CURVE = 20  # points of the loss curve that an edit's file keeps
 
@@ -32,8 +32,9 @@ def settle(student: Student) -> list[Dense]:
 
 
 def finish(
-    bench: Bench,
-    ops: Sequence[Dense],
+    bench: Bench[Any],
+    ops: Sequence[Op],
+    records: Sequence[dict[str, Any]],
     losses: Sequence[float],
     *,
     method: str,
@@ -42,12 +43,11 @@ def finish(
     drift: float,
     warnings: Sequence[str] = (),
 ) -> Edit:
-    """The edit with its self-check.
+    """The edit with its self-check. `records`: one a changed module, as `record` makes them.
 
     `residual`: how far the student is from what was asked, relative to how far the model was; `drift`: how far it moved
     on what is retained. Raises `InfeasibleError` for an edit that changes nothing.
     """
-    records = [_record(bench, op) for op in ops]
     update = max(record["relative_update"] for record in records)
     if update == 0:
         raise InfeasibleError("training changed nothing: the model reads target and anchor as the same; "
@@ -57,7 +57,7 @@ def finish(
     far = "training left the model as far from what was asked as it was: raise the rate or the steps"
     check = {
         "modules": len(records), "residual": residual, "residual_before_cast": residual, "relative_update": update,
-        "retained_drift": drift, "sites": records, "warnings": [*warnings, *[far] * (residual >= 1)],
+        "retained_drift": drift, "sites": list(records), "warnings": [*warnings, *[far] * (residual >= 1)],
         "training": {"steps": len(losses), "numbers": _count(bench.student), "loss": _curve(losses)},
     }  # fmt: skip
     request, base = bench.request, Base(bench.backbone.model_id, bench.backbone.family, bench.prints)
@@ -68,13 +68,22 @@ def finish(
     )  # fmt: skip
 
 
-def _record(bench: Bench, op: Dense) -> dict[str, Any]:
-    """The change of weight and bias together, relative to their norm."""
+def changes(bench: Bench[Student], ops: Sequence[Dense]) -> list[dict[str, Any]]:
+    """The records of full differences: of weight and bias together, relative to their norm."""
+    return [_change(bench, op) for op in ops]
+
+
+def record(bench: Bench[Any], module: str, update: float, rank: int) -> dict[str, Any]:
+    """What a self-check says of one changed module of the U-Net; `update` is relative to what was there."""
+    return {"site": f"unet/{module}", "group": group(module), "depth": bench.backbone.tower.depth,
+            "relative_update": update, "rank": rank}  # fmt: skip
+
+
+def _change(bench: Bench[Student], op: Dense) -> dict[str, Any]:
     frozen = [bench.student.frozen[f"{op.module}.{leaf}"] for leaf in ("weight", "bias")[: len(op.tensors())]]
     old = math.hypot(*(float(tensor.detach().double().norm()) for tensor in frozen))
     new = math.hypot(*(float(tensor.double().norm()) for tensor in op.tensors().values()))
-    return {"site": op.site, "group": group(op.module), "depth": bench.backbone.tower.depth,
-            "relative_update": new / max(old, 1e-300), "rank": op.rank}  # fmt: skip
+    return record(bench, op.module, new / max(old, 1e-300), op.rank)
 
 
 def group(module: str) -> str:
@@ -93,5 +102,5 @@ def _curve(losses: Sequence[float]) -> list[float]:
     return [sum(losses[a:b]) / (b - a) for a, b in pairwise(edges)]
 
 
-def _count(student: Student) -> int:
+def _count(student: Trained) -> int:
     return sum(tensor.numel() for tensor in student.trained.values())

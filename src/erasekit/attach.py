@@ -131,8 +131,8 @@ def _beside(pipe: Any, ops: Sequence[Op], base: Base) -> list[tuple[str, nn.Modu
     if adapter is None:
         return []
     written = {op.site for op in ops if isinstance(op, LinearOp)}
-    sites = [site for site in base.fingerprint if site not in written]
-    return [(site, _find(pipe, *site.split("/", 1), adapter.label)) for site in sites]
+    sites = [(site, *site.partition("/")) for site in base.fingerprint if site not in written]
+    return [(site, _find(pipe, component, module, adapter.label)) for site, component, _, module in sites]
 
 
 def _places(pipe: Any, ops: Sequence[Op]) -> list[tuple[str, nn.Module, list[LinearOp]]]:

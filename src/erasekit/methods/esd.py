@@ -128,8 +128,8 @@ class ESD:
             ops = settle(bench.student)
             residual, drift = measure(bench, config)
             idle = ["esd does not hold on to what is retained: its drift is measured, nothing keeps it small"]
-            return finish(bench, ops, changes(bench, ops), curve, method=self.name, parameters=asdict(config), residual=residual,
-                          drift=drift, warnings=idle * bool(request.retain))  # fmt: skip
+            return finish(bench, ops, changes(bench, ops), curve, method=self.name, parameters=asdict(config),
+                          residual=residual, drift=drift, warnings=idle * bool(request.retain))  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: ESDConfig) -> Plan:
         """What a run would train and need; nothing is written, the model is left as it was."""

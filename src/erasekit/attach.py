@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,10 +21,13 @@ from erasekit.fingerprint import Base, matches
 from erasekit.ops import LinearOp, Op, plain_module
 
 # attach(pipe, op, scale) puts the op on and returns what takes it off.
-# The tables are closed: a file can name an entry, never bring code.
+# The tables are closed: a file can name an entry, never bring code. An entry is "module:function", read when needed.
 Attach = Callable[[Any, Any, float], Callable[[], None]]
-ADAPTERS: dict[str, Attach] = {}
-GUIDANCES: dict[str, Attach] = {}
+ADAPTERS: dict[str, Attach | str] = {
+    "spm": "erasekit.adapters.spm:attach",
+    "receler": "erasekit.adapters.receler:attach",
+}
+GUIDANCES: dict[str, Attach | str] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +155,11 @@ def _code(op: Op) -> Attach:
         known = ", ".join(sorted(table)) or "none"
         what = "adapter" if isinstance(op, Adapter) else "guidance"
         raise EditError(f"{op.label} needs the {what} {name!r}, unknown here (known: {known}): update erasekit")
-    return table[name]
+    entry = table[name]
+    if not isinstance(entry, str):
+        return entry
+    module, _, function = entry.partition(":")
+    return getattr(import_module(module), function)
 
 
 def _check(site: str, module: nn.Module, ops: list[LinearOp]) -> None:

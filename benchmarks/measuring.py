@@ -117,13 +117,14 @@ def has_retain_cache() -> bool:
 def watched() -> Iterator[Clock]:
     """A clock that knows which of erasekit's functions read, encode and hash."""
     from erasekit.backbones import _clip, _weights, sd
-    from erasekit.methods import erasepro
+    from erasekit.methods import _cross, erasepro
 
     clock = Clock()
     clock.watch(_weights.FolderWeights, "read", "read")
     clock.watch(sd.SDBackbone, "from_folder", "read")
     clock.watch(sd.SDBackbone, "fingerprint", "fingerprint")
-    clock.watch(erasepro, "_fingerprints", "fingerprint")  # it hashes in threads of its own
+    for module in (erasepro, _cross):
+        clock.watch(module, "fingerprints", "fingerprint")  # hashed in threads
     for part in ("embed", "layer", "output", "attention_input"):
         clock.watch(_clip.ClipTower, part, "encode")
     try:

@@ -42,7 +42,7 @@ def export(edit: Edit, path: str | PathLike[str], format: str) -> None:
     if format not in FORMATS:
         raise UsageError(f"unknown export format {format!r}: choose {', '.join(FORMATS)}")
     tensors, metadata = FORMATS[format](edit)
-    write_whole(path, pack(tensors, {"format": "pt", "erasekit_export": format} | metadata))
+    write_whole(path, *pack(tensors, {"format": "pt", "erasekit_export": format} | metadata))
 
 
 def save_folder(

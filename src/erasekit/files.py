@@ -7,15 +7,16 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 
 from erasekit.errors import EditError
 
 
-def write_whole(path: str | PathLike[str], data: bytes) -> None:
-    """Write `data` to `path` so that whatever happens (Ctrl-C, kill, full disk) `path` holds the old file or the new.
+def write_whole(path: str | PathLike[str], *data: bytes | memoryview) -> None:
+    """Write `data`, piece after piece, to `path`; whatever happens (Ctrl-C, kill, full disk) `path` holds the old file
+    or the new one.
 
     Missing parent folders are made. The data goes to a hidden file beside it, to the disk, then into place.
     """
@@ -114,12 +115,13 @@ def _beside(target: Path) -> Path:
     return target.parent / f".{target.name[:80]}.{secrets.token_hex(6)}.part"
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def _write_new(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(handle, view) :]
     finally:
         os.close(handle)
 

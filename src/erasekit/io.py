@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -43,19 +44,31 @@ def save(edit: Edit, path: str | PathLike[str]) -> None:
         raise EditError("the edit changes nothing (all its updates are zero): it is not worth a file; fit it again")
     tensors = {f"ops.{i}.{name}": tensor for i, op in enumerate(edit.ops) for name, tensor in op.tensors().items()}
     text = _document(edit)
-    write_whole(path, pack(tensors, {DOCUMENT: text, CHECKSUM: _checksum(text, tensors)}))
+    write_whole(path, *pack(tensors, {DOCUMENT: text, CHECKSUM: _checksum(text, tensors)}))
 
 
-def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The bytes of a safetensors file, the same for the same content; tensors that share memory are stored apart."""
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> tuple[bytes, memoryview]:
+    """A safetensors file's header and the rest, the same for the same content; tensors that share memory are stored
+    apart."""
+    own = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     data = pack_tensors(own, metadata)
     size = int.from_bytes(data[:8], "little")
     header = {"__metadata__": None} | json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(metadata.items()))  # the library's own order is random
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors start aligned
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+    return len(text).to_bytes(8, "little") + text, memoryview(data)[8 + size :]
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, those copied whose memory is not theirs alone (large edits are not copied for nothing)."""
+    used = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    return {
+        name: tensor
+        if used[tensor.untyped_storage().data_ptr()] == 1 and tensor.untyped_storage().nbytes() == tensor.nbytes
+        else tensor.clone()
+        for name, tensor in tensors.items()
+    }
 
 
 def load(path: str | PathLike[str]) -> Edit:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from erasekit.backbones.base import Site
+from erasekit.backbones.base import Backbone, Site
 from erasekit.edit import LowRank
 from erasekit.errors import InfeasibleError, ModelError
 
@@ -92,3 +93,9 @@ def _drift(old: Tensor, change: Tensor, kept: Kept | None) -> float:
         return 0.0
     moved = old @ (kept.now - kept.before) + change @ kept.now
     return float(moved.norm() / (old @ kept.before).norm())
+
+
+def fingerprints(backbone: Backbone, sites: Sequence[Site]) -> dict[str, dict[str, str]]:
+    """What an edit's base records of these sites."""
+    with ThreadPoolExecutor(max_workers=2) as pool:  # hashing lets other threads run
+        return dict(zip((site.key for site in sites), pool.map(backbone.fingerprint, sites), strict=True))

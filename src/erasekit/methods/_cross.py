@@ -12,7 +12,10 @@ from erasekit.backbones.base import Backbone, Site
 from erasekit.concept import EraseRequest
 from erasekit.edit import Base, Dense, Edit, LowRank, library_versions
 from erasekit.errors import InfeasibleError
-from erasekit.methods._check import require_finite, summary
+from erasekit.methods._check import fingerprints, require_finite, summary
+
+ROWS = 256
+"""So many rows of a weight are measured at a time: their float64 copies stay in the processor's cache."""
 
 
 def silent(done: int, total: int, what: str) -> None:
@@ -37,21 +40,32 @@ def measure(
 ) -> dict[str, Any]:
     """Residuals, update and drift of `op` at one site, where outputs at the columns `x` (d, m) should move by `asked`
     (o, m); `probes` (d, k) are columns that should stay. All float64. The caller adds `condition`."""
-    original, delta = weight.double(), op.delta(weight)
-    cast = (weight.float() + delta).to(weight.dtype).double() - original
-    delta = delta.double()
-    wanted = original @ x + asked
+    delta, sums = op.delta(weight), torch.zeros(8, dtype=torch.float64)
+    for start in range(0, len(weight), ROWS):
+        rows = slice(start, start + ROWS)
+        sums += _squares(weight[rows], delta[rows], x, asked[rows], probes)
+    asked_, residual, cast, wanted, update, original, moved, kept = sums.sqrt().clamp_min(1e-300).tolist()
     return {
         "site": site.key,
         "group": site.group,
         "depth": site.depth,
-        "asked": _ratio(asked, wanted),
-        "residual": _ratio(delta @ x - asked, wanted),
-        "residual_cast": _ratio(cast @ x - asked, wanted),
-        "relative_update": _ratio(delta, original),
-        "drift": _ratio(delta @ probes, original @ probes) if probes.shape[1] else 0.0,
+        "asked": asked_ / wanted,
+        "residual": residual / wanted,
+        "residual_cast": cast / wanted,
+        "relative_update": update / original,
+        "drift": moved / kept if probes.shape[1] else 0.0,
         "rank": op.rank,
     }
+
+
+def _squares(weight: Tensor, delta: Tensor, x: Tensor, asked: Tensor, probes: Tensor) -> Tensor:
+    """Squared norms over some rows: asked, its residual before and after the cast, wanted, update, weight, drift on the
+    probes, output at the probes."""
+    original, change = weight.double(), delta.double()
+    cast = (weight.float() + delta).to(weight.dtype).double() - original
+    wanted = original @ x + asked
+    found = (asked, change @ x - asked, cast @ x - asked, wanted, change, original, change @ probes, original @ probes)
+    return torch.stack([part.square().sum() for part in found])
 
 
 def finish(
@@ -89,13 +103,9 @@ def make_edit(
     """The ops as an edit of this base."""
     edited = {(op.component, op.module) for op in ops}
     sites = [site for site in backbone.sites("cross.kv") if (site.component, site.module) in edited]
-    prints = {site.key: backbone.fingerprint(site) for site in sites}
+    prints = fingerprints(backbone, sites)
     return Edit(
         ops=tuple(ops), base=Base(backbone.model_id, backbone.family, prints), method=method, parameters=parameters,
         targets=request.targets, anchors=request.anchors, retain=request.retain, seed=request.seed,
         versions=library_versions(), self_check=check,
     )  # fmt: skip
-
-
-def _ratio(part: Tensor, whole: Tensor) -> float:
-    return float(torch.linalg.vector_norm(part) / torch.linalg.vector_norm(whole).clamp_min(1e-300))

@@ -22,7 +22,6 @@ self-check: C in `solvers` becomes its second moment.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
@@ -34,7 +33,7 @@ from erasekit.edit import Base, Edit, library_versions
 from erasekit.errors import InfeasibleError, UsageError
 from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
 from erasekit.methods._align import Walk
-from erasekit.methods._check import require_exact, require_finite, summary
+from erasekit.methods._check import fingerprints, require_exact, require_finite, summary
 from erasekit.methods._pairs import Plan, plan
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -185,7 +184,7 @@ class ErasePro:
             require_exact(check, dtype, remedy="set tolerance=1e-2 or ridge=1e-3, or erase fewer targets at once")
         return Edit(
             ops=tuple(walk.ops),
-            base=Base(backbone.model_id, backbone.family, _fingerprints(backbone, edited)),
+            base=Base(backbone.model_id, backbone.family, fingerprints(backbone, edited)),
             method=self.name,
             parameters=asdict(config)
             | {"tolerance": config.tau, "templates": list(config.templates), "captions": list(config.captions)},
@@ -265,8 +264,3 @@ def _sites(backbone: Backbone, walk: Walk) -> list[Site]:
     """The sites that got an op."""
     edited = {(op.component, op.module) for op in walk.ops}
     return [site for site in backbone.sites("all", "text.out") if (site.component, site.module) in edited]
-
-
-def _fingerprints(backbone: Backbone, sites: list[Site]) -> dict[str, dict[str, str]]:
-    with ThreadPoolExecutor(max_workers=2) as pool:  # hashing lets other threads run
-        return dict(zip((site.key for site in sites), pool.map(backbone.fingerprint, sites), strict=True))

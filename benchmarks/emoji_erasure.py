@@ -5,8 +5,8 @@
 For each target: held-out complex prompts (forms that training never saw, half of them with a second object) with the
 same seeds before and after. Printed for each method, with 95 % Wilson intervals: the target found after the edit; the
 anchor found after the edit against the unedited model asked for the anchor in the same prompts; style and background
-followed; the object named right in other concepts' prompts. Every image is one line of `rows.jsonl`; a run that was
-stopped continues, and the numbers can be recomputed from the lines. A method may carry parameters:
+followed; the object named right in other concepts' prompts. Every image is one line of `rows-MODEL.jsonl`, named by the
+model's weights; a run that was stopped continues, and the numbers can be recomputed from the lines. A method may carry parameters:
 `erasepro:templates=short:retain_mode=soft`.
 """
 
@@ -26,6 +26,7 @@ import torch
 import erasekit
 from erasekit.evaluation.sampler import sample, shots
 from erasekit.evaluation.statistics import Share
+from erasekit.fingerprint import digest
 from erasekit.worlds.emoji.captions import HELD_OUT_PAIR, HELD_OUT_SINGLE, article, fill
 from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES, names
 from erasekit.worlds.emoji.judge import Judge, load_judge
@@ -82,7 +83,7 @@ def other_prompts(target: str, anchor: str, count: int) -> list[Prompt]:
 
 
 class Recorder:
-    """Draws and judges what is not yet in `rows.jsonl`, and appends it."""
+    """Draws and judges what is not yet in the file of rows, and appends it."""
 
     def __init__(self, path: Path, pipe: Any, judge: Judge, sampling: dict[str, float]) -> None:
         self.path, self.pipe, self.judge, self.sampling = path, pipe, judge, sampling
@@ -193,7 +194,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     pipe = erasekit.load(args.model)
     sampling = erasekit.models.defaults(erasekit.models.resolve(args.model))
-    recorder = Recorder(args.out / "rows.jsonl", pipe, load_judge(), sampling)
+    weights = digest(pipe.unet.conv_in.weight)[:12]
+    recorder = Recorder(args.out / f"rows-{weights}.jsonl", pipe, load_judge(), sampling)
     results: dict[str, Any] = {}
     for method in args.methods:
         each = {t: one_target(recorder, method, t, args) for t in list(PAIRS)[: args.targets]}

@@ -6,8 +6,8 @@ For each target: held-out complex prompts (forms that training never saw, half o
 same seeds before and after. Printed for each method, with 95 % Wilson intervals: the target found after the edit; the
 anchor found after the edit against the unedited model asked for the anchor in the same prompts; style and background
 followed; the object named right in other concepts' prompts. Every image is one line of `rows-MODEL.jsonl`, named by the
-model's weights; a run that was stopped continues, and the numbers can be recomputed from the lines. A method may carry parameters:
-`erasepro:templates=short:retain_mode=soft`.
+model's weights; a run that was stopped continues, and the numbers can be recomputed from the lines. A method may carry
+parameters: `erasepro:templates=short:retain_mode=soft`.
 """
 
 from __future__ import annotations

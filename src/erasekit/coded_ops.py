@@ -40,6 +40,11 @@ class Adapter(Op):
         )
         self._finite()
 
+    @property
+    def label(self) -> str:
+        """Says which code; an adapter beside a whole component has no module."""
+        return f"the {self.adapter} adapter op on {self.site.removesuffix('/')}"
+
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.weights)
 

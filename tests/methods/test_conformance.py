@@ -6,16 +6,19 @@ import hashlib
 import inspect
 import json
 import math
+import re
 from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from erasekit.backbones import backbone
 from erasekit.concept import EraseRequest
-from erasekit.edit import Edit
+from erasekit.edit import Edit, LinearOp
 from erasekit.errors import BaseMismatchError, EditError, ModelError, UsageError
+from erasekit.export import save_folder
 from erasekit.methods import METHODS, describe_config, get, make_config, resolve, trains
 
 CHECKS = {"modules", "residual", "residual_before_cast", "relative_update", "retained_drift", "sites", "warnings"}
@@ -51,6 +54,21 @@ def tensors(edit: Edit) -> dict[tuple[str, str, str], torch.Tensor]:
 def same(a: Edit, b: Edit) -> bool:
     one, other = tensors(a), tensors(b)
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def linear(edit: Edit) -> bool:
+    """Whether the edit is a change of weights: other kinds leave them, and stand beside the layers as code."""
+    return all(isinstance(op, LinearOp) for op in edit.ops)
+
+
+def code(pipe) -> dict[str, list[int]]:
+    """What stands beside the layers: hooks, and attention processors."""
+    return {
+        f"{part}.{name}": [*map(id, module._forward_hooks.values()), *map(id, module._forward_pre_hooks.values()),
+                           id(getattr(module, "processor", None))]
+        for part in ("text_encoder", "unet")
+        for name, module in getattr(pipe, part).named_modules()
+    }  # fmt: skip
 
 
 def test_every_method_that_trains_has_a_short_run_here() -> None:
@@ -90,7 +108,8 @@ def test_fit_leaves_the_model_bitwise_and_reports_itself(name: str, family: str,
     assert (edit.targets, edit.anchors, edit.retain) == (("cat",), ("dog",), ("fox",))
     assert edit.parameters.keys() <= describe_config(get(name)).keys() and edit.versions["torch"]
     json.dumps(edit.describe())
-    assert {f"{op.component}/{op.module}" for op in edit.ops} <= edit.base.fingerprint.keys()
+    written = {f"{op.component}/{op.module}" for op in edit.ops if isinstance(op, LinearOp)}
+    assert edit.base.fingerprint and written <= edit.base.fingerprint.keys()
 
 
 @every_pair
@@ -112,13 +131,31 @@ def test_saves_loads_applies_and_removes_bitwise(name: str, family: str, request
     edit.save(tmp_path / "edit.safetensors")
     loaded = Edit.load(tmp_path / "edit.safetensors")
     assert same(edit, loaded) and loaded.describe() == json.loads(json.dumps(edit.describe()))
-    before = state(pipe)
+    before, beside, image = state(pipe), code(pipe), tiny.image(pipe, latent=True)
     with loaded.applied(pipe):
         during = state(pipe)
         changed = {key for key in before if before[key] != during[key]}
-        assert changed and all(key.endswith((".weight", ".bias") if name in QUICK else ".weight") for key in changed)
+        assert bool(changed) or not linear(edit)
+        assert all(key.endswith((".weight", ".bias") if name in QUICK else ".weight") for key in changed)
         assert len({key.rpartition(".")[0] for key in changed}) <= len(loaded.ops)
-    assert state(pipe) == before
+        assert not torch.equal(tiny.image(pipe, latent=True), image)
+    assert state(pipe) == before and code(pipe) == beside and torch.equal(tiny.image(pipe, latent=True), image)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_what_an_edit_with_code_cannot_do_names_the_op(name: str, sd1, tmp_path: Path) -> None:
+    edit = fit(name, sd1)
+    coded = next((op for op in edit.ops if not isinstance(op, LinearOp)), None)
+    if coded is None:  # a change of weights can do all of this: tests/test_edit.py
+        return
+    before = state(sd1)
+    verbs = [lambda: edit.fuse(sd1), lambda: edit.compress(rank=1), lambda: 0.5 * edit, lambda: edit + edit,
+             lambda: save_folder(edit, sd1, tmp_path / "folder")]  # fmt: skip
+    for verb in verbs:
+        with pytest.raises(EditError, match=re.escape(coded.label)) as error:
+            verb()
+        assert "\n" not in str(error.value)
+    assert state(sd1) == before and not (tmp_path / "folder").exists()
 
 
 CLAIMS = {
@@ -196,8 +233,6 @@ def test_refuses_what_it_cannot_do(name: str, family: str, request) -> None:
 
 @every_pair
 def test_another_model_refuses_the_edit(name: str, family: str, request) -> None:
-    import tiny
-
     edit = fit(name, request.getfixturevalue(family))
     other = getattr(tiny, family)(seed=7)
     before = state(other)

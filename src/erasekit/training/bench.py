@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -80,13 +81,13 @@ class Bench(Generic[T]):
 
     def train(
         self, loss: Loss, *, method: str, checkpoint: Path | None, progress: Progress,
-        schedule: Callable[[int], float] = lambda step: 1.0,
+        schedule: Callable[[int], float] = lambda step: 1.0, extra: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> list[float]:  # fmt: skip
         """Train the student, from the checkpoint where there is one; the loss of every step. `schedule(step)`
-        multiplies the learning rate."""
+        multiplies the learning rate; `extra` are tensors that the loss moves in place besides."""
         kept = Checkpoint.at(checkpoint, self.about(method)) if checkpoint else None
         return train(self.student.trained, loss, self.config, seed=self.request.seed, active=self.student.active,
-                     schedule=schedule, checkpoint=kept, progress=progress)  # fmt: skip
+                     schedule=schedule, checkpoint=kept, progress=progress, extra=extra)  # fmt: skip
 
     def about(self, method: str) -> dict[str, Any]:
         """All that decides the result of a run."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -46,10 +47,13 @@ Loss = Callable[[Step], Tensor]
 
 
 class State:
-    """All that a run carries from step to step: the trained tensors, Adam's moments, the average, the losses."""
+    """All that a run carries from step to step: the trained tensors, Adam's moments, the average, the losses, and
+    `extra`, tensors that the loss itself moves in place."""
 
-    def __init__(self, trained: Mapping[str, Tensor], config: TrainingConfig) -> None:
-        self.trained = dict(sorted(trained.items()))
+    def __init__(
+        self, trained: Mapping[str, Tensor], config: TrainingConfig, extra: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
+        self.trained, self.extra = dict(sorted(trained.items())), dict(extra)
         self.optimiser = torch.optim.AdamW(list(self.trained.values()), lr=config.rate, weight_decay=config.decay)
         self.average = {name: t.detach().clone() for name, t in self.trained.items()} if config.ema else {}
         self.losses: list[float] = []
@@ -62,7 +66,8 @@ class State:
             for key, value in self.optimiser.state[tensor].items()
         }
         average = {f"average.{name}": tensor for name, tensor in self.average.items()}
-        return {f"trained.{name}": tensor for name, tensor in self.trained.items()} | moments | average
+        extra = {f"extra.{name}": tensor for name, tensor in self.extra.items()}
+        return {f"trained.{name}": tensor for name, tensor in self.trained.items()} | moments | average | extra
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], losses: list[float]) -> None:
@@ -80,6 +85,8 @@ class State:
             }
         for name, tensor in self.average.items():
             tensor.copy_(tensors[f"average.{name}"])
+        for name, tensor in self.extra.items():
+            tensor.copy_(tensors[f"extra.{name}"])
         self.losses = list(losses)
 
 
@@ -93,16 +100,18 @@ def train(
     schedule: Callable[[int], float] = lambda step: 1.0,
     checkpoint: Checkpoint | None = None,
     progress: Progress,
+    extra: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> list[float]:
     """Train the float32 leaves `trained` in place with Adam and return the loss of every step.
 
     `loss(step)` is a scalar that draws from its step alone; `active()` is entered for the backward pass (recomputed
-    activations need the trained tensors in place); `schedule(step)` multiplies the learning rate.
+    activations need the trained tensors in place); `schedule(step)` multiplies the learning rate; `extra` are tensors
+    that the loss moves in place besides, which the checkpoint holds with the rest.
 
     Raises `TrainingError` with the last good checkpoint kept: a loss or gradient that is no number, a full GPU, a
     checkpoint of another run.
     """
-    state, began = State(trained, config), time.perf_counter()
+    state, began = State(trained, config, extra), time.perf_counter()
     if checkpoint and (saved := checkpoint.load()):
         state.load(*saved)
     first = len(state.losses)

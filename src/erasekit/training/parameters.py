@@ -91,7 +91,7 @@ class Student:
         """Raises `ModelError` naming a tensor that cannot be trained: quantised, on no device, with NaN."""
         self.frozen: dict[str, nn.Parameter] = {name: module.get_parameter(name) for name in names}
         for name, tensor in self.frozen.items():
-            _check(name, tensor)
+            require_trainable(name, tensor)
         owners = {name: module.get_submodule(name.rpartition(".")[0]) for name in names}
         self._places = [(owners[name], name.rpartition(".")[2], name) for name in names]
         self.trained: dict[str, Tensor] = {
@@ -139,7 +139,8 @@ def held(module: nn.Module, *, recompute: bool = False) -> Iterator[None]:
             part.training = mode
 
 
-def _check(name: str, tensor: Tensor) -> None:
+def require_trainable(name: str, tensor: Tensor) -> None:
+    """Raises `ModelError` naming a tensor that cannot be trained, or trained beside: quantised, on no device, with NaN."""
     if tensor.is_meta or not tensor.is_floating_point():
         raise ModelError(f"unet/{name} is {tensor.dtype} on {tensor.device}: load the model unquantised to train it")
     if not bool(torch.isfinite(tensor).all()):

@@ -30,9 +30,11 @@ class Plan:
     device: str
 
 
-def estimate(bench: Bench[Any], *, method: str, what: str, prompt: str, sampled: float, teachers: int) -> Plan:
+def estimate(
+    bench: Bench[Any], *, method: str, what: str, prompt: str, sampled: float, teachers: int, learned: int = 1
+) -> Plan:
     """The plan of a run whose steps take on average `sampled` guided sampling steps, one forward pass of `teachers`
-    prompts without gradient, and one with gradient. Two passes of each kind are made and the second is timed."""
+    prompts without gradient, and `learned` with gradient. Two passes of each kind are made and the second is timed."""
     config, latents = bench.config, bench.noise(torch.Generator().manual_seed(0))
     timestep, text, empty = bench.schedule.timesteps[0], bench.text(prompt), bench.text("")
     kept = _Kept(bench)
@@ -50,7 +52,7 @@ def estimate(bench: Bench[Any], *, method: str, what: str, prompt: str, sampled:
     def teaching() -> None:
         bench.predictions(latents, timestep, [prompt] * teachers)
 
-    step = sampled * _timed(sampling, bench) + _timed(teaching, bench) + _timed(learning, bench)
+    step = sampled * _timed(sampling, bench) + _timed(teaching, bench) + learned * _timed(learning, bench)
     numbers = sum(tensor.numel() for tensor in bench.student.trained.values())
     every = list(bench.denoise.unet.parameters())
     copies = 4 + bool(config.ema)  # the master, its gradient, Adam's two moments, the average

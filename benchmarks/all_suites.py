@@ -163,7 +163,7 @@ def write_plan(plan: Plan, path: Path) -> Path:
 
     model = str(Path(plan.model).resolve()) if Path(plan.model).exists() else plan.model
     edits = [{"name": e.name, "targets": [*e.targets], "anchor": [*(e.anchor or ())], "method": e.method,
-              "retain": [*e.retain]} for e in plan.edits]  # fmt: skip
+              "retain": [*e.retain], "parameters": e.parameters} for e in plan.edits]  # fmt: skip
     data = {"suites": [*plan.suites], "model": model, "control": plan.control, "never": [*plan.never],
             "batch": plan.batch, "edits": edits}  # fmt: skip
     write_whole(path, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120).encode())

@@ -12,6 +12,7 @@ import tiny
 import torch
 from diffusers import StableDiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from erasekit.edit import Adapter, Base, Dense, Edit, LowRank, Projection
@@ -112,6 +113,37 @@ def test_half_an_edit_is_half_the_delta_in_the_file(sd1, tmp_path, caplog):
     load_strictly(sd1, tmp_path / "half.safetensors", caplog)
     for op in edit.ops:
         assert edits.relative(deltas(sd1)[op.site], 0.5 * op.delta(pipe_weight(sd1, op))) < 1e-5
+
+
+@pytest.mark.parametrize("format", ["peft", "kohya"])
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_gated_modules_are_exported_without_their_gate_and_the_file_says_so(family, format, tmp_path, caplog):
+    pipe, path = getattr(tiny, family)(), tmp_path / "spm.safetensors"
+    places = sorted(name for name, part in pipe.unet.named_modules() if ".attentions." in name and hasattr(part, "weight"))
+    wanted = {}
+    for i, name in enumerate(name for name in places if "norm" not in name):
+        weight = edits.module(pipe, "unet", name).weight
+        wanted[f"{name}.down"] = edits.noise(4, *weight.shape[1:], seed=i, size=1)
+        wanted[f"{name}.up"] = edits.noise(weight.shape[0], 4, seed=i + 500, size=1)
+    config = {"rank": 2, "alpha": 3.0, "gate": "transport", "targets": ["cat", "fox"], "tokens": [[1], [2]]}
+    op = Adapter("unet", "", "spm", wanted | {"features": torch.ones(2, 77, 32)}, config)
+    edit = Edit((op,), Base("tiny", family, {}), "spm", targets=("cat", "fox"), anchors=("", ""))
+    edit.export(path, format=format)
+    with safe_open(path, "pt") as file:
+        assert "gate" in file.metadata()["erasekit_not_exported"]
+    load_strictly(pipe, path, caplog)
+    found = deltas(pipe)
+    assert len(found) == len(wanted) / 2
+    for site, delta in found.items():
+        name = site.removeprefix("unet/")
+        product = 3 / 2 * wanted[f"{name}.up"] @ wanted[f"{name}.down"].flatten(1)
+        assert edits.relative(delta, product.reshape(delta.shape)) < 1e-5
+    with pytest.raises(EditError, match=r"the spm adapter op on unet cannot be exported as comfy: .*kohya"):
+        edit.export(tmp_path / "comfy.safetensors", format="comfy")
+    plain = Edit((Adapter("unet", "", "spm", op.weights, config | {"gate": "off"}),), edit.base, "spm")
+    plain.export(path, format=format)
+    with safe_open(path, "pt") as file:
+        assert "erasekit_not_exported" not in file.metadata()
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------

@@ -9,12 +9,15 @@ where that matters publish a folder (`save_folder`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
 from os import PathLike
 from typing import Any
 
 from torch import Tensor
 
 from erasekit.algebra import balanced, bias_of, difference, is_zero, summed
+from erasekit.coded_ops import Adapter
 from erasekit.edit import Edit
 from erasekit.errors import EditError, UsageError
 from erasekit.export_keys import kohya_base, peft_base, text_helper
@@ -24,6 +27,8 @@ from erasekit.ops import Dense, LinearOp, LowRank, Op, Projection
 
 Tensors = dict[str, Tensor]
 KOHYA_FAMILIES = ("sd1", "sd2", "sdxl")
+# Adapters that are low-rank differences but for a part that no such file holds: ungated(op) -> (ops, what is lost).
+UNGATED: dict[str, str] = {"spm": "erasekit.adapters.spm:ungated"}
 
 
 def export(edit: Edit, path: str | PathLike[str], format: str) -> None:
@@ -41,8 +46,10 @@ def export(edit: Edit, path: str | PathLike[str], format: str) -> None:
         raise UsageError("a diffusers folder needs the model: use `erasekit apply EDIT --model M --out FOLDER`")
     if format not in FORMATS:
         raise UsageError(f"unknown export format {format!r}: choose {', '.join(FORMATS)}")
-    tensors, metadata = FORMATS[format](edit)
-    write_whole(path, *pack(tensors, {"format": "pt", "erasekit_export": format} | metadata))
+    plain, lost = _ungated(edit, format)
+    tensors, metadata = FORMATS[format](plain)
+    known = {"format": "pt", "erasekit_export": format} | ({"erasekit_not_exported": lost} if lost else {})
+    write_whole(path, *pack(tensors, known | metadata))
 
 
 def save_folder(
@@ -92,6 +99,24 @@ def comfy(edit: Edit) -> tuple[Tensors, dict[str, str]]:
 FORMATS: dict[str, Callable[[Edit], tuple[Tensors, dict[str, str]]]] = {"peft": peft, "kohya": kohya, "comfy": comfy}
 
 
+def _ungated(edit: Edit, format: str) -> tuple[Edit, str]:
+    """The edit with low-rank ops in place of the adapters that have them, and what is lost by that, for the file."""
+    ops: list[Op] = []
+    notes: list[str] = []
+    for op in edit.ops:
+        entry = UNGATED.get(op.adapter) if isinstance(op, Adapter) else None
+        if entry is None:
+            ops.append(op)
+            continue
+        if format == "comfy":
+            raise _refused(op, format, "full differences of all its modules are a model's size; export `kohya`, which "
+                                       "ComfyUI reads too")  # fmt: skip
+        module, _, function = entry.partition(":")
+        linear, lost = getattr(import_module(module), function)(op)
+        ops, notes = ops + linear, notes + [lost] * bool(lost)
+    return replace(edit, ops=tuple(ops)), "; ".join(dict.fromkeys(notes))
+
+
 def _pairs(edit: Edit, format: str, name: Callable[[Op], str], down: str, up: str) -> Tensors:
     """One balanced pair a module, and the zero pairs that the loaders need."""
     ops = [_low_rank(op, format) for op in _linear(edit, format) if not is_zero(op)]
@@ -117,7 +142,8 @@ def _linear(edit: Edit, format: str) -> tuple[LinearOp, ...]:
         raise EditError("the edit changes nothing (all its updates are zero): there is nothing to export; fit it again")
     for op in edit.ops:
         if not isinstance(op, LinearOp):
-            raise _refused(op, format, "it is code, which no such file can hold; apply it with erasekit")
+            why = "it is code and not a linear change of weights; apply it with erasekit"
+            raise _refused(op, format, why)
     return summed(edit.ops)  # pyright: ignore[reportReturnType]
 
 

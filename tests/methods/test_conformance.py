@@ -22,7 +22,13 @@ from erasekit.export import save_folder
 from erasekit.methods import METHODS, describe_config, get, make_config, resolve, trains
 
 CHECKS = {"modules", "residual", "residual_before_cast", "relative_update", "retained_drift", "sites", "warnings"}
-QUICK: dict[str, dict[str, object]] = {"esd": {"steps": 5, "rate": 1e-3, "sampling_steps": 2}}
+QUICK: dict[str, dict[str, object]] = {
+    "esd": {"steps": 5, "rate": 1e-3, "sampling_steps": 2},
+    "ac": {"steps": 8, "rate": 2e-3, "sampling_steps": 2, "images": 4, "batch": 2, "augment": False},
+    "spm": {"steps": 5, "rate": 1e-2, "sampling_steps": 2, "anchoring": 1.0, "resolution": "dynamic"},
+    "mace": {"steps": 8, "rate": 2e-2, "count": 2, "sampling_steps": 2},
+    "receler": {"steps": 5, "rate": 1e-2, "sampling_steps": 2, "attack_steps": 2, "attack_rows": 4, "rank": 16},
+}
 """Short runs for methods that train. A few steps of training are held to all of the matrix but two things: no single site
 has a residual (what was asked is the denoiser's output, measured as a whole), and an anchor is not reached (ESD does not
 even aim at it: `test_esd` has what it aims at). Trained modules may have biases."""

@@ -85,6 +85,29 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(stop: int, ema: float, t
     assert equal(run(config, place=tmp_path), whole)  # a run that is done is only read
 
 
+def test_what_the_loss_itself_moves_is_saved_and_gone_on_from(tmp_path: Path) -> None:
+    def moved(stop: int | None = None, place: Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        trained, extra = leaves(), {"mean": torch.zeros(3), "steps": torch.zeros((), dtype=torch.long)}
+
+        def loss(step: Step) -> torch.Tensor:
+            extra["mean"].lerp_(torch.randn(3, generator=step.generator("mean")), 0.1)
+            extra["steps"].add_(1)
+            return (trained["b"] - extra["mean"]).square().mean()
+
+        def progress(done: int, total: int, what: str) -> None:
+            if done == stop:
+                raise KeyboardInterrupt
+
+        kept = Checkpoint.at(place, {}) if place else None
+        train(trained, loss, SMALL, seed=0, checkpoint=kept, progress=progress, extra=extra)
+        return trained["b"].detach(), torch.cat([extra["mean"], extra["steps"][None]])
+
+    whole = moved()
+    with pytest.raises(KeyboardInterrupt):
+        moved(stop=3, place=tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(moved(place=tmp_path), whole, strict=True))
+
+
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run(place=tmp_path / "run.safetensors")
     before = (tmp_path / "run.safetensors").read_bytes()

@@ -113,6 +113,14 @@ class Backbone(Protocol):
         """The live denoiser, for methods that train: read it, and leave it bitwise as it was."""
         ...
 
+    def autoencoder(self) -> Any:
+        """The live autoencoder between pixels and latents: read it, and leave it bitwise as it was."""
+        ...
+
+    def text_encoder(self) -> Any:
+        """The live text encoder, for methods that need its gradient: read it, and leave it bitwise as it was."""
+        ...
+
     def noise_schedule(self) -> dict[str, Any]:
         """The configuration of the model's own diffusers scheduler."""
         ...

@@ -41,6 +41,8 @@ class SDBackbone:
         self.model_id = model_id
         self._folder = folder or Path()
         self._unet = None if live is None else live.unet
+        self._vae = getattr(live, "vae", None)
+        self._text = getattr(live, "text_encoder", None)
         self._scheduler = None if live is None else dict(live.scheduler.config)
         # The two generations differ in width, padding and activation; only this switch is the same in every size.
         self.family = "sd2" if configs["unet"].get("use_linear_projection") else "sd1"
@@ -122,6 +124,18 @@ class SDBackbone:
             self._unet = _read_unet(self._folder)
         return self._unet
 
+    def autoencoder(self) -> Any:
+        """The VAE: the pipeline's own, or the folder's in float32, read once when it is first asked for."""
+        if self._vae is None:
+            self._vae = _read_part(self._folder, "vae", "diffusers", "AutoencoderKL")
+        return self._vae
+
+    def text_encoder(self) -> Any:
+        """The CLIP text encoder: the pipeline's own, or the folder's in float32, read once when it is first asked for."""
+        if self._text is None:
+            self._text = _read_part(self._folder, "text_encoder", "transformers", "CLIPTextModel")
+        return self._text
+
     def noise_schedule(self) -> dict[str, Any]:
         """The configuration of the scheduler that the model comes with."""
         if self._scheduler is None:
@@ -161,14 +175,22 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _read_unet(folder: Path) -> Any:
-    from diffusers import UNet2DConditionModel
+    return _read_part(folder, "unet", "diffusers", "UNet2DConditionModel")
+
+
+def _read_part(folder: Path, part: str, library: str, name: str) -> Any:
+    """One component of a diffusers folder as a module in float32, in eval mode."""
+    from importlib import import_module
+
     from safetensors import SafetensorError
 
+    kind, precision = getattr(import_module(library), name), "dtype" if library == "transformers" else "torch_dtype"
     try:
-        return UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, local_files_only=True)
+        found = kind.from_pretrained(folder / part, **{precision: torch.float32}, local_files_only=True)
+        return found.eval()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load the unet in {folder} ({reason}): copy the model folder again") from error
+        raise ModelError(f"cannot load the {part} in {folder} ({reason}): copy the model folder again") from error
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -88,7 +88,7 @@ def _loaded(entry: Entry, path: Path) -> Loaded:
 
 def _fitted(entry: Entry, model: str, out: Path, model_sha256: str) -> Path:
     """Where the fitted edit lies: under the digest of all that decides it, so that another run finds it again."""
-    from erasekit import api, io
+    from erasekit import api, io, methods
 
     path = out / "edits" / f"{slug(entry.name)}-{digest([model_sha256, entry.digest])[:8]}.safetensors"
     try:
@@ -96,11 +96,15 @@ def _fitted(entry: Entry, model: str, out: Path, model_sha256: str) -> Path:
         return path
     except EditError:  # not fitted yet, or damaged
         start = time.perf_counter()
+    state = path.with_suffix(".state.safetensors")  # from which a training that was ended goes on
+    kept = {"checkpoint": state} if methods.trains(methods.resolve(entry.method)[0]) else {}
     edit = api.erase(
         model, list(entry.targets), anchor=list(entry.anchor) if entry.anchor is not None else None,
-        retain=entry.retain, method=entry.method, seed=entry.seed, **entry.parameters,
+        retain=entry.retain, method=entry.method, seed=entry.seed, **kept, **entry.parameters,
     )  # fmt: skip
     edit.save(path)
+    for left in path.parent.glob(f"{path.stem}.state*.safetensors"):  # and what a method keeps beside its state
+        left.unlink()
     write_whole(path.with_suffix(".seconds"), f"{time.perf_counter() - start:.3f}\n".encode())
     return path
 

@@ -31,6 +31,10 @@ METHODS: dict[str, str] = {
     "trce-text": "erasekit.methods.trce_text:TRCEText",
     "realera-text": "erasekit.methods.realera_text:RealEraText",
     "esd": "erasekit.methods.esd:ESD",
+    "mace": "erasekit.methods.mace:MACE",
+    "spm": "erasekit.methods.spm:SPM",
+    "receler": "erasekit.methods.receler:Receler",
+    "ac": "erasekit.methods.ac:AC",
 }
 
 Progress = Callable[[int, int, str], None]

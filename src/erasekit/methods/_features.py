@@ -25,7 +25,7 @@ def encoded(backbone: Backbone, prompts: Sequence[str], *, whole: bool) -> Itera
     tokens = backbone.tokenize(prompts)
     lasts = [end - 1 for end in tokens.ends]
     if whole:
-        return zip(backbone.encode(prompts), lasts, strict=True)
+        return zip(backbone.encode(prompts).cpu(), lasts, strict=True)
     return zip(_walk(backbone, tokens, max(tokens.ends) + 1), lasts, strict=True)
 
 

@@ -1,9 +1,9 @@
 """MACE's first stage alone, the closed-form refinement of the cross-attention (arXiv 2403.06135, CVPR 2024).
 
-MACE is three stages: this one, one LoRA a concept that suppresses the phrase's attention inside a mask, and a closed-form
-fusion of the LoRAs. The training stage is not here, so this is not the whole system: it makes the *other* words of a
-prompt forget the phrase, and leaves the phrase's own keys and values as they are (the LoRAs' part). `fuse` is the
-third stage's solve, for when LoRAs come. For one projection W (o, d):
+MACE (`mace` is the whole system) is three stages: this one, one LoRA a concept that suppresses the phrase's attention
+inside a mask, and a closed-form fusion of the LoRAs. This one makes the *other* words of a prompt forget the phrase, and
+leaves the phrase's own keys and values as they are (the LoRAs' part). `fuse` is the third stage's solve. For one
+projection W (o, d):
 
     min_W'  sum ||W' e_f - W e_g||^2 + l1 sum_p ||W' e_p - W e_p||^2 + lamb ||W' - W||^2
     W' = W + W (Y X' - X X')(X X' + C)^-1,    C = l1 P + lamb I,    P = sum_p e_p e_p'
@@ -176,9 +176,12 @@ class Refinement:
     kept: _prior.Kept
 
     def refined(self, weight: Float[Tensor, "o d"]) -> Float[Tensor, "o d"]:
-        """W' (o, d) float64: what the next stage starts from."""
-        weight = weight.detach().to("cpu", torch.float64)
-        return weight + weight @ self.right
+        """W' (o, d) float64, on the CPU: what the next stage starts from."""
+        return weight.detach().to("cpu", torch.float64) + self.change(weight)
+
+    def change(self, weight: Float[Tensor, "o d"]) -> Float[Tensor, "o d"]:
+        """W' - W (o, d) float64, on the CPU."""
+        return weight.detach().to("cpu", torch.float64) @ self.right
 
 
 def refine(
@@ -217,7 +220,7 @@ def edit_sites(
     x, y = found.columns.x, found.columns.y
     for k, site in enumerate(sites):
         progress(k, len(sites), "solving the cross-attention")
-        weight = backbone.weight(site).detach()
+        weight = backbone.weight(site).detach().cpu()
         ops.append(_cross.make_op(site, weight, weight.double(), found.right))
         record = _cross.measure(site, weight, ops[-1], x, weight.double() @ (y - x), found.kept.probes)
         records.append(record | {"condition": found.condition})

@@ -37,8 +37,8 @@ class Denoiser:
         self.autocast = precision == "bfloat16" or self.dtype == torch.float16
         self.shape = (unet.config.in_channels, *_sides(unet.config.sample_size))
 
-    def __call__(self, latents: Tensor, timestep: int, text: Tensor) -> Tensor:
-        """The prediction for latents (b, c, h, w) and text (b, length, width)."""
+    def __call__(self, latents: Tensor, timestep: int | Tensor, text: Tensor) -> Tensor:
+        """The prediction for latents (b, c, h, w), one timestep or (b,) of them, and text (b, length, width)."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             found = self.unet(latents.to(self.dtype), timestep, encoder_hidden_states=text.to(self.dtype),
                               return_dict=False)[0]  # fmt: skip
@@ -82,10 +82,13 @@ class Bench(Generic[T]):
     def train(
         self, loss: Loss, *, method: str, checkpoint: Path | None, progress: Progress,
         schedule: Callable[[int], float] = lambda step: 1.0, extra: Mapping[str, Tensor] = MappingProxyType({}),
+        data: str = "",
     ) -> list[float]:  # fmt: skip
         """Train the student, from the checkpoint where there is one; the loss of every step. `schedule(step)`
-        multiplies the learning rate; `extra` are tensors that the loss moves in place besides."""
-        kept = Checkpoint.at(checkpoint, self.about(method)) if checkpoint else None
+        multiplies the learning rate; `extra` are tensors that the loss moves in place besides; `data` is a digest
+        of files that decide the result."""
+        about = self.about(method) | ({"data": data} if data else {})
+        kept = Checkpoint.at(checkpoint, about) if checkpoint else None
         return train(self.student.trained, loss, self.config, seed=self.request.seed, active=self.student.active,
                      schedule=schedule, checkpoint=kept, progress=progress, extra=extra)  # fmt: skip
 

@@ -54,7 +54,9 @@ def _watch(attention: Any, name: str, found: dict[str, Tensor]) -> list[Any]:
         queries[:] = [output]
 
     def read(module: nn.Module, inputs: Any, output: Tensor) -> None:  # the queries always come first
-        found[name] = probabilities(queries.pop(), output, heads=attention.heads, scale=attention.scale)
+        # Gradient checkpointing must not count what is saved here: the map is not there when it computes again.
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+            found[name] = probabilities(queries.pop(), output, heads=attention.heads, scale=attention.scale)
 
     return [attention.to_q.register_forward_hook(asked), attention.to_k.register_forward_hook(read)]
 

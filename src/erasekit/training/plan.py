@@ -50,7 +50,8 @@ def estimate(
                                 allow_unused=True)  # fmt: skip
 
     def teaching() -> None:
-        bench.predictions(latents, timestep, [prompt] * teachers)
+        if teachers:
+            bench.predictions(latents, timestep, [prompt] * teachers)
 
     step = sampled * _timed(sampling, bench) + _timed(teaching, bench) + learned * _timed(learning, bench)
     numbers = sum(tensor.numel() for tensor in bench.student.trained.values())

@@ -1,0 +1,339 @@
+"""MACE: mass concept erasure in diffusion models (arXiv 2403.06135, CVPR 2024); the whole system.
+
+A concept leaks through the other words of a prompt, through its own phrase, and where many edits interfere. Three stages
+close the three doors, on the cross-attention's keys and values W (o, d) alone:
+
+1. Refinement, in closed form (`mace_refine`): W' lets the words around a phrase say what they say around its anchor.
+2. For each concept i a fresh LoRA B_i D_i (B (o, r), D (r, d), rank 1) on W', which suppresses the attention to the
+   phrase inside the concept's mask:
+
+       L = sum over cross-attentions l of || A_l[M_l, S] ||_F^2
+
+   A_l (heads, positions, tokens) attention probabilities at timestep t for a picture of the concept and a sentence with
+   it; M_l the mask at the layer's resolution; S the phrase's tokens, and with `use_pooler` the end of text and all
+   padding. t is drawn around 300, where the concept's shape is decided: xi(t) ~ sigma(g (t - t1)) - sigma(g (t - t2))
+   with t1 = 200, t2 = 400, g = 0.05, sigma the logistic function.
+3. Fusion, in closed form (`mace_refine.fuse`): one W* that acts on the rows e_ij of each concept's sentences as W' with
+   that concept's LoRA does:
+
+       min_W*  sum_i sum_j ||W* e_ij - (W' + B_i D_i) e_ij||^2 + l2 sum_p ||W* e_p - W e_p||^2 + lamb ||W* - W'||^2
+
+A_l does not depend on the values of layer l: their LoRA learns through the layers behind it alone, the last one's never.
+A_i = sum_j e_ij e_ij' enters fusion as D_i A_i and as one sum, so memory for a concept is that of its factors. With R the
+refinement's right factor, M = sum A_i + l2 P + lamb I: W* - W = W [R - R l2 P M^-1] + sum_i B_i (D_i A_i M^-1), written as
+these factors where they are smaller than W.
+
+Pictures: 8 a concept, drawn by the original model with guidance 7.5 in 30 DDIM steps, or the user's. Masks: the paper's
+segmenter is not here; in its place stand the model's own cross-attention maps (`training.segments`), or the user's masks.
+
+What differs from the released code (`variant="released"`: the norm without its square, and the first stage's prior twice):
+pictures are normalised to [-1, 1] for the autoencoder; styles have no mask, as its data set in fact gives none; every
+sample of a batch counts; the priors, as `mace_refine` says. The start of D is not in the paper: normal, with standard
+deviation 1 / rank, B zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from erasekit.backbones.base import Backbone
+from erasekit.concept import EraseRequest
+from erasekit.edit import Edit
+from erasekit.errors import UsageError
+from erasekit.methods import Preset, Progress, _mace_fusion, check_choice, check_family, check_range
+from erasekit.methods._cross import silent
+from erasekit.methods._mace_concept import Concept, ConceptCheckpoint, sources
+from erasekit.methods._templates import TEMPLATES, fill, prompt_pairs, unread
+from erasekit.methods.mace_refine import MACERefine, MACERefineConfig, Refinement, refine
+from erasekit.training.bench import Bench, opened
+from erasekit.training.latents import noised
+from erasekit.training.loop import Step, generator, train
+from erasekit.training.lora import LoRA, lora
+from erasekit.training.maps import grid, maps, resized
+from erasekit.training.plan import Plan, estimate
+from erasekit.training.result import finish
+from erasekit.training.segments import positions
+from erasekit.training.settings import TrainingConfig
+
+PROBES = 8  # at most so many targets' attention is measured after training
+OWN: dict[str, dict[str, object]] = {
+    "object": {"rate": 1e-5},
+    "style": {"picture": "a photo in the style of {}", "mask": "whole"},
+    "explicit": {"rate": 1e-5, "steps": 120, "focus": False},
+}
+"""What the presets set beside the refinement's."""
+
+
+@dataclass(frozen=True)
+class MACEConfig(TrainingConfig, MACERefineConfig):
+    """Parameters of MACE, defaults of the paper; a wrong value raises `UsageError` naming the choices."""
+
+    steps: int = 50
+    """Optimiser steps of each concept's LoRA."""
+    rate: float = 1e-4
+    """Learning rate."""
+    clip: float = 1.0
+    """Largest norm of the whole gradient; 0: not clipped."""
+    decay: float = 0.01
+    """Decoupled weight decay (AdamW); 0: Adam."""
+    save_every: int = 10
+    """Steps between checkpoints, where one is asked for; changes nothing in the result."""
+    variant: str = "paper"
+    """paper (squared norms, l1 = preserve_scale) or released (norms, and l1 its square in the first stage)."""
+    rank: int = 1
+    """Rank of each LoRA."""
+    focus: bool = True
+    """Draw timesteps around the middle of t1 and t2; false: all alike."""
+    t1: float = 200.0
+    """Where the drawn timesteps begin."""
+    t2: float = 400.0
+    """Where they end."""
+    slope: float = 0.05
+    """g: how sharply they begin and end."""
+    use_pooler: bool = True
+    """Suppress the attention to the end of text and the padding too, as the released configurations do."""
+    picture: str = "a photo of the {}"
+    """The prompt of the pictures; {} is the target."""
+    count: int = 8
+    """Pictures drawn for each concept."""
+    at_once: int = 8
+    """How many of them are drawn together: less needs less memory."""
+    guidance: float = 7.5
+    """Classifier-free guidance of the pictures."""
+    sampling_steps: int = 30
+    """Sampling steps of the pictures."""
+    mask: str = "attention"
+    """Where attention is suppressed: attention (where the model attends to the concept) or whole (everywhere)."""
+    threshold: float = 0.3
+    """What counts as the concept: this far from the coldest to the hottest place of the attention map."""
+    images: str | None = None
+    """A folder of your own pictures instead of drawn ones; with several targets one folder for each in it."""
+    masks: str | None = None
+    """A folder of black and white PNGs, white the concept, of your pictures' names; none: from the attention."""
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        MACERefineConfig.__post_init__(self)
+        check_choice("mask", self.mask, ("attention", "whole"))
+        for name, high in (("rank", 1024), ("count", 1e6), ("at_once", 1e6), ("sampling_steps", 1e6)):
+            check_range(name, getattr(self, name), low=1, high=high)
+        check_range("guidance", self.guidance, high=1e3)
+        check_range("threshold", self.threshold, high=0.999)
+        check_range("slope", self.slope, low=1e-6, high=1e3)
+        check_range("t1", self.t1, high=1e6)
+        check_range("t2", self.t2, low=self.t1 + 1e-3, high=1e6)
+        if "{}" not in self.picture:
+            raise UsageError(f"picture must have {{}} where the target stands, not {self.picture!r}")
+        if self.masks and not self.images:
+            raise UsageError("masks belong to pictures: give their folder as images")
+
+
+class MACE:
+    """The targets are attended to nowhere, each as its own LoRA learned it. Deterministic for the request's seed.
+
+    What is retained is held by the closed forms' prior. The edit is a change of the cross-attention's keys and values.
+    """
+
+    name: ClassVar[str] = "mace"
+    title: ClassVar[str] = "MACE: refinement, one LoRA a concept, fusion"
+    paper: ClassVar[str] = "arXiv 2403.06135"
+    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    default_anchor: ClassVar[str] = ""
+    presets: ClassVar[Mapping[str, Preset]] = {
+        name: replace(preset, values={**preset.values, **OWN.get(name, {})})
+        for name, preset in MACERefine.presets.items()
+    }
+    Config: ClassVar[type[MACEConfig]] = MACEConfig
+
+    def fit(
+        self,
+        backbone: Backbone,
+        request: EraseRequest,
+        config: MACEConfig,
+        *,
+        progress: Progress | None = None,
+        checkpoint: Path | None = None,
+    ) -> Edit:
+        """An edit of every `cross.kv` site; the model is left bitwise as it was.
+
+        `checkpoint`: a file or folder for the state of the first target's LoRA; those of the others are beside it. A run
+        that was ended goes on with the LoRA that it was at. Raises `UsageError` for a family or a file that cannot be
+        taken, `TrainingError` where training cannot go on, `InfeasibleError` for an edit that would change nothing.
+        """
+        check_family(MACE, backbone)
+        progress = progress or silent
+        files = sources(config, request)
+        found = _refined(backbone, request, config, progress)
+        fusion = _mace_fusion.Fusion(found)
+        with _bench(backbone, request, config, found) as bench:
+            curve: list[float] = []
+            notes: list[dict[str, Any]] = []
+            for number, (target, source) in enumerate(zip(request.targets, files, strict=True)):
+                concept = Concept(bench, config, target, source)
+                losses = _trained(bench, config, concept, number, found, checkpoint, progress)
+                fusion.add(bench.student.factors(), concept.features, concept.lasts)
+                curve += losses
+                notes.append({"target": target, "loss": [losses[0], losses[-1]], "pictures": len(concept.pictures().masks),
+                              "whole": concept.pictures().whole})  # fmt: skip
+            ops, records, weights = fusion.solved(backbone, config, progress)
+            edit = finish(bench, ops, records, curve, method=self.name, parameters=asdict(config),
+                          residual=measure(bench, config, ops), drift=max(record["drift"] for record in records),
+                          warnings=_warnings(backbone, request, config, notes))  # fmt: skip
+        run = edit.self_check["training"]
+        run["numbers"] *= len(request.targets)
+        return replace(
+            edit, self_check=edit.self_check | {"prior": found.kept.record, "fusion": weights, "concepts": notes}
+        )
+
+    def plan(self, backbone: Backbone, request: EraseRequest, config: MACEConfig) -> Plan:
+        """What a run would train and need; nothing is written, the model is left as it was. The closed forms' seconds
+        are not in it."""
+        check_family(MACE, backbone)
+        drawn = 0.0 if sources(config, request)[0].images else config.sampling_steps * config.count / config.batch
+        many = len(request.targets)
+        with _bench(backbone, request, config, None) as bench:
+            each = estimate(bench, method=self.name, what=f"a LoRA of rank {config.rank} for each of {many} targets",
+                            prompt=_picture(config, request.targets[0]), sampled=drawn / (config.steps * config.accumulate),
+                            teachers=0)  # fmt: skip
+        return replace(each, numbers=many * each.numbers, share=many * each.share, steps=many * each.steps,
+                       seconds=many * each.seconds)  # fmt: skip
+
+
+def loss(bench: Bench[LoRA], config: MACEConfig, concept: Concept, step: Step) -> Tensor:
+    """The loss of one batch: its pictures, sentence, timestep and noise are drawn from the step."""
+    pictures, draw = concept.pictures(), step.generator("draw")
+    picked = torch.randint(len(pictures.latents), (config.batch,), generator=draw).to(bench.denoise.device)
+    sentence = int(torch.randint(len(concept.text), (), generator=draw))
+    timestep = int(torch.multinomial(timesteps(config, len(bench.schedule.alphas)), 1, generator=draw))
+    noise = bench.noise(step.generator("noise"))
+    latents = noised(pictures.latents[picked], noise, bench.schedule.level(timestep))
+    with bench.student.active(), maps(bench.denoise.unet) as found:
+        bench.denoise(latents, timestep, concept.text[sentence].expand(config.batch, -1, -1))
+    return attention(
+        found.values(), pictures.masks[picked], concept.tokens[sentence], squared=config.variant == "paper"
+    )
+
+
+def attention(
+    probabilities: Iterable[Float[Tensor, "b heads positions tokens"]],
+    masks: Bool[Tensor, "b h w"],
+    tokens: Sequence[int],
+    *,
+    squared: bool,
+) -> Float[Tensor, ""]:
+    """The (squared) Frobenius norms of the maps inside the masks at some tokens, summed over the layers, mean over the
+    batch. An empty mask gives zero. Source: arXiv 2403.06135, its second stage; the released code does not square."""
+    total = torch.zeros((), device=masks.device)
+    for probability in probabilities:
+        inside = resized(masks, grid(probability.shape[2], (masks.shape[1], masks.shape[2]))).flatten(1)
+        part = (probability[..., list(tokens)] * inside[:, None, :, None]).flatten(1)
+        # vector_norm has gradient zero at zero, a square root has none.
+        total = total + (part.square().sum(1) if squared else torch.linalg.vector_norm(part, dim=1)).mean()
+    return total
+
+
+def timesteps(config: MACEConfig, count: int) -> Float[Tensor, " count"]:
+    """The probability of each timestep: xi(t) of the module's docstring, or all alike."""
+    t = torch.arange(count, dtype=torch.float64)
+    if not config.focus:
+        return torch.full_like(t, 1 / count)
+    density = torch.sigmoid(config.slope * (t - config.t1)) - torch.sigmoid(config.slope * (t - config.t2))
+    return density / density.sum()
+
+
+@torch.no_grad()
+def measure(bench: Bench[LoRA], config: MACEConfig, ops: Sequence[Any]) -> float:
+    """How much attention the targets' tokens get under the edit, relative to the refined model that the LoRAs stand on
+    (whose factors start anew): half-way through sampling, on noise that training did not see, over the whole picture."""
+    bench.student.restart(generator("measure"))
+    weights = {op.module: bench.denoise.unet.get_parameter(f"{op.module}.weight") for op in ops}
+    edited = LoRA(bench.denoise.unet, list(weights), base={op.module: op.delta(weights[op.module]) for op in ops})
+    before, after = 0.0, 0.0
+    for target in _some(bench.request):
+        prompt = _picture(config, target)
+        noise = bench.noise(generator(bench.request.seed, "probe", target), 1)
+        latents, timestep = bench.latents(noise, prompt, config.sampling_steps // 2, guidance=config.guidance)
+        read = positions(bench.backbone, prompt, target, ending=config.use_pooler)
+        with bench.student.active():
+            before += _attended(bench, latents, timestep, prompt, read)
+        with edited.active():
+            after += _attended(bench, latents, timestep, prompt, read)
+    return (after / max(before, 1e-300)) ** 0.5
+
+
+def _attended(bench: Bench[LoRA], latents: Tensor, timestep: int, prompt: str, tokens: Sequence[int]) -> float:
+    with maps(bench.denoise.unet) as found:
+        bench.denoise(latents, timestep, bench.text(prompt))
+    whole = torch.ones_like(latents[:, 0], dtype=torch.bool)
+    return float(attention(found.values(), whole, tokens, squared=True))
+
+
+@torch.no_grad()
+def _refined(backbone: Backbone, request: EraseRequest, config: MACEConfig, progress: Progress) -> Refinement:
+    """The first stage."""
+    pairs = prompt_pairs(request, TEMPLATES[config.templates])
+    return refine(backbone, pairs, config, retain=request.retain, cache=request.retain_cache, progress=progress)
+
+
+def _trained(
+    bench: Bench[LoRA], config: MACEConfig, concept: Concept, number: int, found: Refinement, place: Path | None,
+    progress: Progress,
+) -> list[float]:  # fmt: skip
+    """The second stage for one concept, from a fresh start or from its checkpoint."""
+    many = len(bench.request.targets)
+    bench.student.restart(generator(concept.seed, "start"))
+    about = bench.about(MACE.name) | {
+        "retain": bench.request.retain, "captions": found.kept.record["captions_sha256"], "concept": concept.target,
+        "images": concept.source.digest,
+    }  # fmt: skip
+    kept = ConceptCheckpoint.of(place, number, about, concept) if place else None
+
+    def report(done: int, total: int, what: str) -> None:
+        progress(number * total + done, many * total, f"{what} for {concept.target!r}, {number + 1} of {many}")
+
+    return train(bench.student.trained, lambda step: loss(bench, config, concept, step), config, seed=concept.seed,
+                 active=bench.student.active, checkpoint=kept, progress=report)  # fmt: skip
+
+
+def _bench(
+    backbone: Backbone, request: EraseRequest, config: MACEConfig, found: Refinement | None
+) -> AbstractContextManager[Bench[LoRA]]:
+    """The bench, its student on the refined weights."""
+    base = (
+        {site.module: found.change(backbone.weight(site)).float() for site in backbone.sites("cross.kv")}
+        if found
+        else {}
+    )
+    prompts = [_picture(config, target) for target in _some(request)]
+    return opened(backbone, request, config, student=lora("cross.kv", rank=config.rank, base=base), prompts=prompts,
+                  sampling_steps=config.sampling_steps)  # fmt: skip
+
+
+def _warnings(
+    backbone: Backbone, request: EraseRequest, config: MACEConfig, notes: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    found = unread(backbone, request)
+    if request.retain and not config.weights.retained:
+        found.append("preserve_scale x preserve_weight is 0: what is retained is measured, not protected")
+    missed = [note["target"] for note in notes if note["whole"]] if config.mask == "attention" else []
+    if missed:
+        found.append(f"nothing was found in some pictures of {', '.join(missed[:3])}{' and others' * (len(missed) > 3)}: "
+                     "attention is suppressed there in the whole picture")  # fmt: skip
+    return found
+
+
+def _picture(config: MACEConfig, target: str) -> str:
+    return fill(config.picture, target)
+
+
+def _some(request: EraseRequest) -> list[str]:
+    """At most `PROBES` targets, evenly spread."""
+    return list(request.targets[:: max(1, -(-len(request.targets) // PROBES))])

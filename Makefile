@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/erasekit demo --out demo-output
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -19,7 +19,7 @@ lint: $(READY)
 	$(BIN)/pyright
 
 # The quick ones; those that draw hundreds of pictures are named in docs/.
-BENCHES := startup closed_form emoji_features erasepro_knobs many_concepts suggest
+BENCHES := startup closed_form emoji_features erasepro_knobs many_concepts suggest training_speed
 
 bench: $(READY)
 	for name in $(BENCHES); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

@@ -53,9 +53,11 @@ class Arm:
 
 
 def specs(count: int) -> list[str]:
-    """Every method, and after it its presets for many concepts; one that names a number of them, at that number only."""
+    """Every closed-form method, and after it its presets for many concepts; one that names a number, at that number only."""
     found = []
     for name in methods.METHODS:
+        if methods.trains(methods.get(name)):
+            continue
         known = [preset for preset in methods.get(name).presets if re.fullmatch(PRESETS.get(name, ""), preset)]
         found += [":".join([name, SETTINGS[name]]) if name in SETTINGS else name]
         found += [f"{name}:{preset}" for preset in known if _number(preset) in (None, count)]

@@ -10,6 +10,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # `import tiny` works in every test folder
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread for each of the processes that run tests side by side: with more they fight for the cores."""
+    if hasattr(config, "workerinput"):
+        import torch
+
+        torch.set_num_threads(1)
+
+
 @pytest.fixture
 def sd1():
     """A fresh tiny SD 1.x pipeline: flat quick-gelu encoder, convolutional proj_in, eps prediction."""

@@ -280,6 +280,8 @@ def test_captions_of_each_kind_are_those_of_the_note() -> None:
     assert gallery.dropped == 1 and gallery.drawn == (("A cat, near a cat", ""), ("the cat sleeps", "")) * 2
     style = to_draw(EraseRequest.build("monet", anchor="painting"), "style", ["painting of a river"], 1).items[0][0]
     assert style.targets == ("painting of a river, in the style of monet", *["in monet's style, painting of a river"] * 2)
+    worded = to_draw(EraseRequest.build("Ink style", anchor="painting"), "style", ["painting of a river"], 1).items[0][0]
+    assert worded.targets[:2] == ("painting of a river, in the style of Ink", "in Ink's style, painting of a river")
     bare = to_draw(EraseRequest.build("nudity", anchor=""), "nudity", [], 2)
     assert bare.drawn[0] == ("a person on a beach", "nudity")
     assert bare.items[0][0].targets == ("nudity, a person on a beach", "in nudity style, a person on a beach",

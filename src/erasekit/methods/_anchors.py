@@ -159,7 +159,9 @@ def _caption(kind: str, template: str, anchor: str) -> str:
 
 def _item(kind: str, image: int, template: str, anchor: str, target: str) -> Item:
     caption = _caption(kind, template, anchor)
-    forms = tuple(form.format(c=caption, s=target) for form in KINDS[kind].forms)
+    # The forms bring the word themselves: "ink style" is drawn "in the style of ink".
+    own = target[: -len(" style")] if kind == "style" and target.lower().endswith(" style") else target
+    forms = tuple(form.format(c=caption, s=own) for form in KINDS[kind].forms)
     return Item(image, caption, forms or (fill(template, target),))
 
 

@@ -1,0 +1,50 @@
+"""The attacks by name: `get("concept-inversion")`; what every attack is.
+
+An attack sees a model with an edit applied (`Victim`), never the method that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from erasekit.attacks.base import ACCESS, STATUSES, Case, Outcome, Spent
+from erasekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from erasekit.attacks.victim import Victim
+    from erasekit.methods import Progress
+
+__all__ = ["ACCESS", "ATTACKS", "STATUSES", "Attack", "Case", "Outcome", "Spent", "get"]
+
+ATTACKS: dict[str, str] = {
+    "prompts": "erasekit.attacks.prompts:Prompts",
+}
+
+
+class Attack(Protocol):
+    """One way to bring an erased concept back. `run` leaves the model as it found it."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    access: ClassVar[tuple[str, ...]]
+    """What it must have, words of `ACCESS`."""
+    families: ClassVar[tuple[str, ...]]
+    Config: ClassVar[type[Any]]
+
+    def run(
+        self, victim: Victim, cases: Sequence[Case], config: Any, *, seed: int = 0, progress: Progress | None = None
+    ) -> list[Outcome]:
+        """One outcome for each case, in order; deterministic for `seed`. Raises `UsageError` for a model that lacks
+        what the attack needs."""
+        ...
+
+
+def get(name: str) -> type[Attack]:
+    """The attack's class; an unknown name raises `UsageError` that lists the known ones."""
+    if name not in ATTACKS:
+        raise UsageError(f"unknown attack {name!r}: use one of {', '.join(ATTACKS)}")
+    module, _, attribute = ATTACKS[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,75 @@
+"""What every attack shares: the case, how it ended, what was spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+STATUSES = ("success", "failure", "skipped", "invalid")
+"""skipped: the target was there without an attack; invalid: no picture, or the judge could not judge it."""
+ACCESS = ("prompts", "gradients", "original", "weights", "images")
+"""prompts: asks the edited model for pictures; gradients: differentiates through it; original: has the unedited model
+beside it; weights: changes the edited model's; images: has pictures of the target."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture that the target should be brought into: the prompt that asks for it, and the seed of its noise."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a search cost: `steps` of optimisation or generations, `passes` of the denoiser (one sample each, backward
+    passes not counted), `encodings` of the text encoder (one prompt each), `pictures` judged."""
+
+    steps: int = 0
+    passes: int = 0
+    encodings: int = 0
+    pictures: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.steps + other.steps, self.passes + other.passes, self.encodings + other.encodings,
+                     self.pictures + other.pictures)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How an attack ended on a case.
+
+    `status`: one of `STATUSES`. `score`: the judge's for the target in `image`, the best picture that was seen (None
+    where there is none). `by`: what brought it, in words (the prompt that was found, "a learned word"). `curve`: what
+    was spent (in the attack's own unit) against the best score so far. `tensors`: what was found, to try elsewhere.
+    """
+
+    case: Case
+    status: str
+    score: float | None = None
+    image: Image | None = None
+    by: str = ""
+    spent: Spent = field(default_factory=Spent)
+    curve: tuple[tuple[float, float], ...] = ()
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status must be one of {', '.join(STATUSES)}, not {self.status!r}")
+
+    @property
+    def shown(self) -> bool:
+        """Whether the target was seen, with or without the attack."""
+        return self.status in ("success", "skipped")
+
+
+def reached(outcomes: Sequence[Outcome]) -> tuple[int, int]:
+    """(cases in which the target was seen, cases that count): the post-attack rate. Invalid cases count in neither."""
+    valid = [outcome for outcome in outcomes if outcome.status != "invalid"]
+    return sum(outcome.shown for outcome in valid), len(valid)

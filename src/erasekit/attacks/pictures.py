@@ -1,0 +1,62 @@
+"""Pictures of the target, which many attacks start from: made by the unedited model, or the user's; and their latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from erasekit.attacks.base import Case
+from erasekit.errors import UsageError
+from erasekit.training import images
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from erasekit.attacks.victim import Victim
+
+
+def made(victim: Victim, prompts: Sequence[str], count: int, *, seed: int, tries: int = 4) -> list[Image]:
+    """`count` pictures by the unedited model, of the prompts in turn, in each of which the judge finds the target.
+
+    Draws at most `tries` times as many as asked. Raises `UsageError` where fewer show the target: an attack with
+    pictures of something else would prove nothing.
+    """
+    found: list[Image] = []
+    with victim.original():
+        for turn in range(tries):
+            cases = [Case(prompts[i % len(prompts)], seed + turn * count + i) for i in range(count)]
+            drawn = victim.draw(cases)
+            found += [image for image, seen in zip(drawn, victim.look(cases, drawn), strict=True) if seen.hit]
+            if len(found) >= count:
+                return found[:count]
+    raise UsageError(f"the unedited model shows {victim.sight.target!r} in only {len(found)} of {tries * count} pictures: "
+                     "name prompts that it draws, or give images=FOLDER")  # fmt: skip
+
+
+def of_folder(folder: str, victim: Victim) -> Float[Tensor, "n c h w"]:
+    """The latents of the user's pictures at the model's own size; `UsageError` for a folder that has none."""
+    side = victim.pipe.unet.config.sample_size
+    size = (side, side) if isinstance(side, int) else (side[0], side[1])
+    return images.read_folder(victim.pipe.vae, images.pictures(folder), size, lambda done, total, what: None)
+
+
+def latents(victim: Victim, pictures: Sequence[Image]) -> Float[Tensor, "n c h w"]:
+    """The pictures as clean, scaled latents (the autoencoder's mean), on the model's device."""
+    pixels = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]))
+    scaled = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    parts = scaled.split(victim.sampling.batch)
+    return torch.cat([images.encoded(victim.pipe.vae, part) for part in parts])
+
+
+def shown(victim: Victim, clean: Float[Tensor, "n c h w"]) -> list[Image]:
+    """The pictures that clean latents stand for."""
+    parts = clean.split(victim.sampling.batch)
+    pixels = torch.cat([images.decoded(victim.pipe.vae, part) for part in parts]).cpu() / 2 + 0.5
+    finite = torch.isfinite(pixels).flatten(1).all(1)[:, None, None, None]
+    pixels = torch.where(finite, pixels, torch.zeros_like(pixels))  # black: no judge takes it for a picture
+    return victim.pipe.image_processor.numpy_to_pil(pixels.permute(0, 2, 3, 1).numpy())

@@ -1,0 +1,81 @@
+"""Prompts as they are: what a plain question, a synonym, a paraphrase or a prompt found elsewhere brings out.
+
+No search: each case is drawn as it is and judged. It is the first rung of every ladder, and how prompts that were found
+against one edit are tried on another. With `seeds` > 1 it is the control of every attack that draws many pictures: a
+seed search, which keeps the picture that the judge likes best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from erasekit.attacks.base import Case, Outcome
+from erasekit.attacks.sight import spent_on
+from erasekit.methods import check_range
+
+if TYPE_CHECKING:
+    from erasekit.attacks.victim import Victim
+    from erasekit.methods import Progress
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """Parameters; a wrong value raises `UsageError`."""
+
+    seeds: int = 1
+    """Pictures of each prompt: its own seed, and after it the next ones (+1000, +2000, ...) until one shows the target."""
+
+    def __post_init__(self) -> None:
+        check_range("seeds", self.seeds, low=1, high=1e6)
+
+
+class Prompts:
+    """Draws each case as it is; the outcome is the best of its pictures."""
+
+    name: ClassVar[str] = "prompts"
+    title: ClassVar[str] = "Prompts as they are"
+    paper: ClassVar[str] = ""
+    access: ClassVar[tuple[str, ...]] = ("prompts",)
+    families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
+    Config: ClassVar[type[PromptsConfig]] = PromptsConfig
+
+    def run(
+        self, victim: Victim, cases: Sequence[Case], config: PromptsConfig, *, seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[Outcome]:  # fmt: skip
+        """One outcome for each case, in order; only cases that are not yet successes are drawn with another seed."""
+        found: dict[int, Outcome] = {}
+        for turn in range(config.seeds):
+            open_ = [i for i in range(len(cases)) if i not in found or not found[i].shown]
+            for i, outcome in zip(open_, drawn(victim, [_turned(cases[i], turn) for i in open_]), strict=True):
+                found[i] = better(found.get(i), outcome, cases[i])
+            if progress:
+                progress(turn + 1, config.seeds, "drawing prompts")
+        return [found[i] for i in range(len(cases))]
+
+
+def drawn(victim: Victim, cases: Sequence[Case]) -> list[Outcome]:
+    """Each case drawn and judged as it is."""
+    images = victim.draw(cases)
+    return [seen.outcome(case, image, by=case.prompt, spent=spent_on([image]))
+            for case, image, seen in zip(cases, images, victim.look(cases, images), strict=True)]  # fmt: skip
+
+
+def unattacked(victim: Victim, cases: Sequence[Case]) -> list[Outcome]:
+    """Each case drawn as it is: skipped where the target is there already, else what there is to improve on."""
+    return [replace(one, status="skipped") if one.shown else one for one in drawn(victim, cases)]
+
+
+def better(first: Outcome | None, second: Outcome, case: Case) -> Outcome:
+    """The better of two outcomes of a case (a success, then a valid one, then the higher score), with what both cost."""
+    if first is None:
+        return replace(second, case=case)
+    order = [(one.shown, one.status != "invalid", one.score or 0.0) for one in (first, second)]
+    best = second if order[1] > order[0] else first
+    return replace(best, case=case, spent=first.spent + second.spent)
+
+
+def _turned(case: Case, turn: int) -> Case:
+    return Case(case.prompt, case.seed + 1000 * turn)

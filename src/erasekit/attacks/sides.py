@@ -1,0 +1,78 @@
+"""The edited and the unedited model as one pipeline that shares every tensor but those that the edit changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from erasekit.attach import Handle, attach, find_module
+from erasekit.edit import Edit
+from erasekit.ops import LinearOp
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A module's parameter as it is, and as the edit writes it."""
+
+    owner: nn.Module
+    leaf: str
+    own: nn.Parameter
+    edited: nn.Parameter
+
+
+class Sides:
+    """Switches a pipeline between an edit and none without copying a weight; `edit` None: both sides are one.
+
+    Making one leaves the pipeline as it was. Raises as `Edit.apply`.
+    """
+
+    def __init__(self, pipe: Any, edit: Edit | None, *, force: bool = False) -> None:
+        self._pipe, self._edit = pipe, edit
+        self._places = [] if edit is None else _places(pipe, edit, force)
+        self._coded = [] if edit is None else [op for op in edit.ops if not isinstance(op, LinearOp)]
+        self._handle: Handle | None = None
+
+    @contextmanager
+    def edited(self) -> Iterator[None]:
+        """Inside, the pipeline is the edited model."""
+        self._on()
+        try:
+            yield
+        finally:
+            self._off()
+
+    @contextmanager
+    def original(self) -> Iterator[None]:
+        """Inside, within `edited()`, the pipeline is the unedited model, bit for bit."""
+        self._off()
+        try:
+            yield
+        finally:
+            self._on()
+
+    def _on(self) -> None:
+        for place in self._places:
+            place.owner._parameters[place.leaf] = place.edited
+        if self._edit is not None and self._coded:
+            self._handle = attach(self._pipe, self._coded, self._edit.base, force=True)  # was checked when made
+
+    def _off(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+        for place in self._places:
+            place.owner._parameters[place.leaf] = place.own
+
+
+def _places(pipe: Any, edit: Edit, force: bool) -> list[_Place]:
+    """What the edit writes, read from the pipeline with the edit on it for a moment."""
+    modules = {id(m): m for op in edit.ops if isinstance(op, LinearOp) for m in [find_module(pipe, op)]}
+    with edit.applied(pipe, force=force):
+        written = [(module, leaf, own, nn.Parameter(own.detach().clone(), requires_grad=False))
+                   for module in modules.values() for leaf, own in module._parameters.items() if own is not None]  # fmt: skip
+    return [_Place(*found) for found in written if not torch.equal(found[2], found[3])]

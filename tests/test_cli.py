@@ -220,14 +220,17 @@ def test_folders_that_are_no_model(tmp_path: Path, sd1_folder: Path, capfd: pyte
 
 
 class Evil:
+    def __init__(self, made: Path) -> None:
+        self.made = made
+
     def __reduce__(self) -> tuple:
-        return os.mkdir, (str(Path("/tmp/erasekit-pickle-was-run")),)
+        return os.mkdir, (str(self.made),)
 
 
 def bad_edits(edit: Path, folder: Path) -> dict[str, tuple[Path, str]]:
     data, files = edit.read_bytes(), {}
     for name, content in {"cut": data[:-100], "header": data[:40], "flipped": data[:-8] + b"\xff" * 8, "empty": b"",
-                          "pickle": pickle.dumps(Evil()), "text": b"hello, I am no edit at all"}.items():  # fmt: skip
+                          "pickle": pickle.dumps(Evil(folder / "ran")), "text": b"hello, I am no edit at all"}.items():  # fmt: skip
         files[name] = folder / f"{name}.safetensors"
         files[name].write_bytes(content)
     torch.save({"a": torch.zeros(1)}, folder / "torch.pt")
@@ -243,7 +246,7 @@ def test_bad_edit_files(edit: Path, sd1_folder: Path, tmp_path: Path, capfd: pyt
         refused(["export", str(path), "--format", "peft", "--out", str(tmp_path / "out")], 1, says, capfd)
         refused(["generate", "a cat", "--model", str(sd1_folder), "--edit", str(path), "--out", str(tmp_path / "out")],
                 1, says, capfd)  # fmt: skip
-    assert not (tmp_path / "out").exists() and not Path("/tmp/erasekit-pickle-was-run").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "ran").exists()
 
 
 def test_edit_of_another_model(edit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def erase(
     method_, model, request, config = _prepared(model_or_pipe, targets, method, wanted, parameters)
     options = {}
     if checkpoint is not None:
-        _require_training(method_, "a checkpoint")
+        _require_training(method_, "a checkpoint (--resume)")
         options["checkpoint"] = Path(checkpoint)
     return _noted(method_.fit(model, request, config, progress=progress, **options), request.notes)
 

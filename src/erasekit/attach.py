@@ -178,7 +178,7 @@ def _check_base(places: list[tuple[str, nn.Module]], base: Base) -> None:
         shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
         raise BaseMismatchError(
             f"the edit was made for other weights than these (for {base.id}): {len(other)} of {len(places)} modules "
-            f"differ, {shown}; load that model, or pass force=True"
+            f"differ, {shown}; give that model, or in Python pass force=True"
         )
 
 

@@ -85,12 +85,19 @@ class Edit:
 
     def fuse(self, pipe: Any, *, scale: float | int = 1.0, force: bool = False) -> None:
         """Put the edit on for good: nothing of the old weights is kept. Refused while an edit is applied."""
-        for op in self.ops:
-            if not isinstance(op, LinearOp):
-                raise EditError(f"{op.label} is code and not a change of weights: it cannot be fused; apply the edit")
+        self.require_fusible()
         if is_edited(pipe, self.ops):
             raise EditError("an edit is applied to this pipeline: remove it before fusing, or add the edits and fuse")
         self.apply(pipe, scale=scale, force=force).keep()
+
+    def require_fusible(self) -> None:
+        """Raises `EditError` naming an op that is code: it can be applied, and never become weights."""
+        for op in self.ops:
+            if not isinstance(op, LinearOp):
+                raise EditError(
+                    f"{op.label} is code and not a change of weights: it cannot be fused; draw with it instead "
+                    "(`erasekit generate --edit`, or edit.applied(pipe))"
+                )
 
     # -- algebra ------------------------------------------------------------------------------------------------
 
@@ -192,11 +199,11 @@ class Edit:
 
         return io.load(path)
 
-    def export(self, path: str | PathLike[str], *, format: str) -> None:
-        """Write the edit for other programs: "peft", "kohya" or "comfy" (`export.export`)."""
+    def export(self, path: str | PathLike[str], *, format: str) -> str:
+        """Write the edit for other programs: "peft", "kohya" or "comfy"; returns what they cannot hold (`export.export`)."""
         from erasekit import export
 
-        export.export(self, path, format)
+        return export.export(self, path, format)
 
 
 def _number(value: float | int) -> float | int:

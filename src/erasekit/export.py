@@ -1,7 +1,7 @@
 """Edits for other programs: LoRA files for diffusers (peft) and A1111 or ComfyUI (kohya), full differences for
 ComfyUI, and whole diffusers folders with the edit fused.
 
-The keys, and what each loader does with them, are measured facts: `docs/architecture.md` says where from. No alpha
+The keys, and what each loader does with them, are measured facts: tests hold them against the loaders' own. No alpha
 is written anywhere, so every loader scales by 1. A delta can be subtracted again and shows where the concept lived;
 where that matters publish a folder (`save_folder`).
 """
@@ -31,9 +31,9 @@ KOHYA_FAMILIES = ("sd1", "sd2", "sdxl")
 UNGATED: dict[str, str] = {"spm": "erasekit.adapters.spm:ungated"}
 
 
-def export(edit: Edit, path: str | PathLike[str], format: str) -> None:
+def export(edit: Edit, path: str | PathLike[str], format: str) -> str:
     """Write the edit to `path` in another program's format, whole or not at all; its deltas are the edit's to
-    float32 rounding.
+    float32 rounding. Returns what of the edit such a file cannot hold, in words; "" for nothing.
 
     `format`: "peft" (`pipe.load_lora_weights`), "kohya" (A1111, ComfyUI, also diffusers) or "comfy" (ComfyUI's
     full differences `.diff`, `.diff_b`, which A1111 reads too).
@@ -50,6 +50,7 @@ def export(edit: Edit, path: str | PathLike[str], format: str) -> None:
     tensors, metadata = FORMATS[format](plain)
     known = {"format": "pt", "erasekit_export": format} | ({"erasekit_not_exported": lost} if lost else {})
     write_whole(path, *pack(tensors, known | metadata))
+    return lost
 
 
 def save_folder(

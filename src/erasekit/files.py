@@ -98,7 +98,7 @@ def read_bytes(path: str | PathLike[str], *, header_only: bool = False) -> bytes
     except FileNotFoundError as error:
         raise EditError(f"{path} does not exist: check the name of the edit file") from error
     except (OSError, ValueError) as error:
-        raise EditError(f"{path} cannot be read: {_reason(error)}") from error
+        raise EditError(f"{path} cannot be read: {_reason(error)}; check its permissions, or copy it again") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -211,7 +211,8 @@ class Projection(LinearOp):
 
     def check(self, weight: Tensor, bias: Tensor | None) -> None:
         if weight.ndim != 2:
-            raise EditError(f"{self.label} is for a matrix, the model's weight has shape {(*weight.shape,)}")
+            raise EditError(f"{self.label} is for a matrix, the model's weight has shape {(*weight.shape,)}: "
+                            "use the base model that the edit was made for")  # fmt: skip
         out, width = weight.shape
         self._expect((out, width), (self._size(self.left, out), self._size(self.right, width)))
         self._expect_bias(self.bias, bias)

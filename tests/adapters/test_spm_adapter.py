@@ -1,4 +1,4 @@
-"""SPM's modules and their gate on a pipeline: the oracles of its note, on random modules beside tiny random models."""
+"""SPM's modules and their gate on a pipeline: the oracles of its paper, on random modules beside tiny random models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EraseEval's criteria from rows: the oracles of its note, naive loops, and labels that name every substitute."""
+"""EraseEval's criteria from rows: the oracles of its paper, naive loops, and labels that name every substitute."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_what_decides_a_fitted_edit_decides_its_digest() -> None:
     ("suites: [tiny, tiny]", "named twice"),
     ("suites: tiny\nedits: [a/cat.safetensors, b/cat.safetensors]", "two edits would be called 'cat'"),
     ("model: emoji", "no suite"),
-    ("- a", "must be a mapping"),
+    ("- a", "must be a list of `name: value` lines"),
     (": [", "cannot read the plan"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""ESD: the oracles of its note, resuming, and what a user can get wrong; on tiny random models."""
+"""ESD: the oracles of its paper, resuming, and what a user can get wrong; on tiny random models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MACE: the oracles of its note, resuming, pictures and masks, and what a user can get wrong; on tiny random models."""
+"""MACE: the oracles of its paper, resuming, pictures and masks, and what a user can get wrong; on tiny random models."""
 
 from __future__ import annotations
 

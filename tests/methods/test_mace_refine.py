@@ -1,4 +1,4 @@
-"""MACE's refinement: the note's oracles for the first and third stage, parity with the plain loop, prior and options."""
+"""MACE's refinement: the paper's oracles for the first and third stage, parity with the plain loop, prior and options."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def fit(pipe: object, targets: object = "cat", *, anchor: object = "dog", retain
     return RealEraText().fit(backbone(pipe), request, RealEraTextConfig(**options))
 
 
-# -- the note's oracles -----------------------------------------------------------------------------------------
+# -- the paper's oracles -----------------------------------------------------------------------------------------
 
 
 def test_oracle_1_points_lie_exactly_where_they_were_asked() -> None:

@@ -45,7 +45,7 @@ def plain_map() -> SharedMap:
     return SharedMap(torch.zeros(D, 0).double(), torch.zeros(0, D).double(), 1.0)
 
 
-# -- the note's oracles -----------------------------------------------------------------------------------------
+# -- the paper's oracles -----------------------------------------------------------------------------------------
 
 
 def test_oracle_1_the_attack_on_an_unedited_model_is_the_prompt_and_a_heavy_penalty_leaves_nothing() -> None:

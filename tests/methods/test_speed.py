@@ -97,7 +97,7 @@ def test_equals_the_textbook_with_every_copy_built(out: int, retained: int, opti
     assert 0 < found.top.shape[1] < D and (found.curated.copies > 0).any()
 
 
-# -- the note's oracles -----------------------------------------------------------------------------------------
+# -- the paper's oracles -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, EXACT])

@@ -1,4 +1,4 @@
-"""SPM: the oracles of its note for training, resuming, and what a user can get wrong; on tiny random models."""
+"""SPM: the oracles of its paper for training, resuming, and what a user can get wrong; on tiny random models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TRCE's end-of-text mapping: the note's oracles for the first stage, parity with the plain loop, positions, options."""
+"""TRCE's end-of-text mapping: the paper's oracles for the first stage, parity with the plain loop, positions, options."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return draw(OUT, D, seed=1), draw(D, N, seed=2), draw(D, N, seed=3), p @ p.T
 
 
-# -- the note's oracles -----------------------------------------------------------------------------------------
+# -- the paper's oracles -----------------------------------------------------------------------------------------
 
 
 def test_oracle_1_safe_equal_to_malicious_or_a_prior_without_bound_changes_nothing(problem) -> None:

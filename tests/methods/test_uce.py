@@ -1,4 +1,4 @@
-"""UCE: the note's oracles, parity with the textbook loop, and the forms and options on a tiny pipeline."""
+"""UCE: the paper's oracles, parity with the textbook loop, and the forms and options on a tiny pipeline."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return draw(OUT, D, seed=1), draw(D, 4, seed=2), draw(D, 4, seed=3), draw(D, 5, seed=4)
 
 
-# -- the note's oracles -----------------------------------------------------------------------------------------
+# -- the paper's oracles -----------------------------------------------------------------------------------------
 
 
 def test_oracle_1_nothing_to_do_or_no_freedom(problem) -> None:

@@ -66,6 +66,7 @@ def apply(arguments: argparse.Namespace) -> None:
     from erasekit.files import write_folder
 
     edit = io.load(arguments.edit)
+    edit.require_fusible()
     source = models.resolve(arguments.model)
     terminal.quiet()
 
@@ -85,8 +86,10 @@ def export(arguments: argparse.Namespace) -> None:
     """`erasekit export`: the edit in another program's format."""
     from erasekit import io
 
-    io.load(arguments.edit).export(arguments.out, format=arguments.format)
+    lost = io.load(arguments.edit).export(arguments.out, format=arguments.format)
     print(f"wrote {arguments.out} ({arguments.format})")
+    if lost:
+        print(f"erasekit: warning: not in this file: {lost}", file=sys.stderr)
 
 
 def show(arguments: argparse.Namespace) -> None:

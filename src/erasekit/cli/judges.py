@@ -58,7 +58,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
     check_writable(arguments.out)
     terminal.quiet()
     judge = judges.get(arguments.spec)
-    with terminal.progress() as progress:
+    with terminal.progress(quiet=arguments.json) as progress:
         if arguments.images is None:
             report = measure.renders(judge, per_label=arguments.per_label, seed=arguments.seed, progress=progress)
         else:

@@ -61,7 +61,7 @@ def _spec(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read the spec {path} ({_first(error)}): give a YAML file") from error
     known = [f.name for f in fields(EraseSettings)]
     if not isinstance(data, dict) or set(data) - set(known):
-        unknown = sorted(map(str, set(data) - set(known))) if isinstance(data, dict) else ["no mapping at all"]
+        unknown = sorted(map(str, set(data) - set(known))) if isinstance(data, dict) else ["no `name: value` lines"]
         raise UsageError(f"the spec {path} has {', '.join(unknown)}: its keys are {', '.join(known)}")
     return {key: value for key, value in data.items() if value is not None}
 
@@ -76,19 +76,19 @@ def _typed(key: str, value: Any) -> Any:
     if key in ("retain_file", "retain_cache", "out", "resume"):
         return Path(str(value))
     if key == "parameters" and not isinstance(value, dict):
-        raise UsageError(f"parameters must be a mapping of names to values, not {value!r}")
+        raise UsageError(f"parameters must be a list of `name: value` lines, not {value!r}")
     if key in ("seed", "steps") and (isinstance(value, bool) or not isinstance(value, int)):
         raise UsageError(f"{key} must be a whole number, not {value!r}")
     return str(value) if key in ("method", "model", "device") else value
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
-    """`key=value` texts as a mapping; the method parses the values by its parameters' types."""
+    """`key=value` texts as a dict; the method parses the values by its parameters' types."""
     found = {}
     for text in texts:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
-            raise UsageError(f"--set takes KEY=VALUE, not {text!r}")
+            raise UsageError(f"--set takes KEY=VALUE, not {text!r}: `erasekit methods --json` lists the keys")
         found[key.strip()] = value
     return found
 

@@ -6,8 +6,7 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from erasekit.errors import UsageError
 
 if TYPE_CHECKING:
     from erasekit.backbones.base import Backbone
-    from erasekit.methods import Progress
     from erasekit.suggest import Anchors, Retain
 
 NAMES = ("suggest-anchors", "suggest-retain")
@@ -79,7 +77,9 @@ def _anchors(arguments: argparse.Namespace, names: Sequence[str], synonyms: Sequ
     from erasekit.suggest import suggest_anchors
 
     model = _open(arguments.model)
-    with _progress(arguments.json) as progress:
+    from erasekit.cli import terminal
+
+    with terminal.progress(quiet=arguments.json) as progress:
         found = suggest_anchors(model, arguments.target, names, synonyms=synonyms, progress=progress)
     shown = replace(found, anchors=found.anchors[: arguments.top])
     if arguments.json:
@@ -102,7 +102,9 @@ def _retain(arguments: argparse.Namespace, names: Sequence[str], synonyms: Seque
     from erasekit.suggest import suggest_retain
 
     model = _open(arguments.model)
-    with _progress(arguments.json) as progress:
+    from erasekit.cli import terminal
+
+    with terminal.progress(quiet=arguments.json) as progress:
         found = suggest_retain(model, arguments.target, names, anchor=arguments.anchor, synonyms=synonyms,
                                progress=progress)  # fmt: skip
     shown = replace(found, concepts=found.concepts[: arguments.top])
@@ -157,18 +159,6 @@ def _open(name: str) -> Backbone:
 
     quiet()
     return backbone(name)
-
-
-@contextmanager
-def _progress(as_json: bool) -> Iterator[Progress | None]:
-    """The terminal's progress; none beside JSON, which must stay readable."""
-    from erasekit.cli import terminal
-
-    if as_json:
-        yield None
-        return
-    with terminal.progress() as report:
-        yield report
 
 
 def _named(concept: str, tokens: int) -> str:

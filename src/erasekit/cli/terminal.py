@@ -24,9 +24,12 @@ def quiet() -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress(*, quiet: bool = False) -> Iterator[Progress]:
     """A callback `(done, total, what)`: a bar on a terminal, a plain line at each tenth elsewhere. What follows a
-    colon in `what` ("training: loss 0.1") may change as the work goes on."""
+    colon in `what` ("training: loss 0.1") may change as the work goes on. `quiet`: nothing, beside JSON on the output."""
+    if quiet:
+        yield lambda done, total, what: None
+        return
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -105,9 +108,14 @@ def describe(edit: Edit) -> str:
         f"targets: {_listed(pairs)}",
         f"retained: {_listed(edit.retain)}",
         f"base model: {edit.base.id} ({edit.base.family})",
-        f"ops: {len(edit.ops)}, rank at most {edit.rank_max}, {edit.nbytes / 1024:.1f} KiB",
+        f"ops: {len(edit.ops)}, {_size(edit)}, {edit.nbytes / 1024:.1f} KiB",
     ]
     return "\n".join([*lines, self_check(edit.self_check)])
+
+
+def _size(edit: Edit) -> str:
+    """The largest rank of its changes, where it has any."""
+    return f"rank at most {edit.rank_max}" if edit.rank_max else "code and no change of weights"
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Controls: weights perturbed at random with an edit's norm, and models that never knew a concept.
 
-A metric that rewards damage shows itself on the random control (benchmarks_landscape, honest suite, point 7): the
+A metric that rewards damage shows itself on the random control: the
 perturbation is as large as the edit, at the same weights, and means nothing.
 """
 

@@ -156,7 +156,7 @@ def _name(entry: Entry, method: str, methods: int) -> str:
 
 def _keys(value: Any, known: set[str] | None, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise UsageError(f"{where} must be a mapping of names to values, not {str(value)[:40]!r}")
+        raise UsageError(f"{where} must be a list of `name: value` lines, not {str(value)[:40]!r}")
     if known is not None and (unknown := sorted(str(key) for key in value if key not in known)):
         raise UsageError(f"{where} has {', '.join(unknown)}: its keys are {', '.join(sorted(known))}")
     return {str(key): item for key, item in value.items()}

@@ -90,7 +90,7 @@ class ESDConfig(TrainingConfig):
 
 
 class ESD:
-    """The denoiser, trained against itself to guide away from the targets. Deterministic for the request's seed.
+    """The denoiser, trained against itself to steer away from the targets. Deterministic for the request's seed.
 
     What is retained is not a part of the objective: it is measured. The edit holds full differences.
     """

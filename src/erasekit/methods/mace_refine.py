@@ -1,7 +1,7 @@
 """MACE's first stage alone, the closed-form refinement of the cross-attention (arXiv 2403.06135, CVPR 2024).
 
 MACE (`mace` is the whole system) is three stages: this one, one LoRA a concept that suppresses the phrase's attention
-inside a mask, and a closed-form fusion of the LoRAs. This one makes the *other* words of a prompt forget the phrase, and
+inside a mask, and a closed-form fusion of the LoRAs. This one makes the *other* words of a prompt lose the phrase, and
 leaves the phrase's own keys and values as they are (the LoRAs' part). `fuse` is the third stage's solve. For one
 projection W (o, d):
 

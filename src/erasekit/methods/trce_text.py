@@ -1,4 +1,4 @@
-"""TRCE's first stage alone, the closed-form mapping of end-of-text features (arXiv 2503.07389, ICCV 2025).
+"""TRCE's first stage alone, the closed-form edit of end-of-text features (arXiv 2503.07389, ICCV 2025).
 
 TRCE is two stages: this one, and a contrastive fine-tune of the visual attention along early denoising steps. The
 second is not here, so this is not the whole system. The first end-of-text feature sums up a prompt: sending that of a
@@ -45,7 +45,7 @@ DIVISOR = 3e4
 
 @dataclass(frozen=True)
 class TRCETextConfig:
-    """Parameters of the mapping; a wrong value raises `UsageError` naming the choices."""
+    """Parameters of the edit; a wrong value raises `UsageError` naming the choices."""
 
     eta: float = 0.01
     """Weight of the prior, above 0: without it the solution is not unique."""
@@ -96,7 +96,7 @@ class TRCEText:
     """
 
     name: ClassVar[str] = "trce-text"
-    title: ClassVar[str] = "TRCE's end-of-text mapping (stage 1 of 2; no contrastive fine-tune)"
+    title: ClassVar[str] = "TRCE's end-of-text edit (stage 1 of 2; no contrastive fine-tune)"
     paper: ClassVar[str] = "arXiv 2503.07389"
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     default_anchor: ClassVar[str] = ""
@@ -140,7 +140,7 @@ class TRCEText:
 
 @dataclass(frozen=True)
 class EndMapping:
-    """The mapping of every matrix that reads the text: W' = W + (W `factor.gap`) `factor.right`; `x`, `y` (d, n) are
+    """The edit of every matrix that reads the text: W' = W + (W `factor.gap`) `factor.right`; `x`, `y` (d, n) are
     its weighted columns, all float64."""
 
     factor: solvers.RightFactor
@@ -162,7 +162,7 @@ def map_ends(
     cache: Path | None = None,
     progress: Progress = _cross.silent,
 ) -> EndMapping:
-    """The solved mapping of these prompt pairs (equation of the module's docstring): nothing is edited by it."""
+    """The solved edit of these prompt pairs (equation of the module's docstring): nothing is edited by it."""
     x, y = gather_columns(backbone, pairs, config, progress=progress)
     prompts = [fill(TEMPLATES[config.templates][0], concept) for concept in retain]
     weights = config.weights(len(prompts))

@@ -50,7 +50,9 @@ class Schedule:
         scheduler = DDIMScheduler(**own)
         trained = len(scheduler.alphas_cumprod)
         if steps > trained:
-            raise UsageError(f"the model knows {trained} timesteps: it cannot be sampled in {steps}")
+            raise UsageError(
+                f"the model knows {trained} timesteps: it cannot be sampled in {steps}; lower sampling_steps"
+            )
         scheduler.set_timesteps(steps)
         levels = scheduler.alphas_cumprod.double()
         return cls(levels.sqrt(), (1 - levels).sqrt(), tuple(scheduler.timesteps.tolist()), kind)

@@ -97,7 +97,7 @@ def with_group(**group: Any) -> dict[str, Any]:
     (changed(title=None, judges=None), "lacks title, judges"),
     (changed(colours=3), "unknown keys colours: its keys are name"),
     (changed(unrelated=[1, 2]), "unrelated must be a list of words"),
-    ([1, 2], "is no mapping"),
+    ([1, 2], "is no list of"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line(tmp_path: Path, data: Any, line: str) -> None:
     with pytest.raises(UsageError, match=line) as raised:

@@ -130,7 +130,8 @@ def _same_space(first: Features, second: Features) -> None:
     if first.space != second.space:
         raise UsageError(f"features of {first.space} and {second.space} are never mixed: use one extractor for both")
     if first.values.shape[1] != second.values.shape[1]:
-        raise UsageError(f"features of {first.space} have widths {first.values.shape[1]} and {second.values.shape[1]}")
+        raise UsageError(f"features of {first.space} have widths {first.values.shape[1]} and {second.values.shape[1]}: "
+                         "use one extractor for both")  # fmt: skip
 
 
 def _root(values: np.ndarray) -> np.ndarray:

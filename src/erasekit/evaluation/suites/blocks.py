@@ -18,7 +18,7 @@ WITHOUT = {"neighbour": ("anchor",)}  # a neighbour is no reason to leave out ne
 def read_blocks(value: Any, templates: Any, suite: Suite) -> tuple[Block, ...]:
     """The entries of `groups`; `UsageError` names the group and what to change."""
     if not isinstance(templates, dict):
-        raise UsageError(f"the suite {suite.source}: templates must be a mapping of names to lists of texts")
+        raise UsageError(f"the suite {suite.source}: templates must be a list of `name: texts` lines")
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise UsageError(f"the suite {suite.source}: groups must be a list of entries such as "
                          "`{group: plain, count: 4, texts: [...]}`")  # fmt: skip

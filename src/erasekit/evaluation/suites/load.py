@@ -112,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UsageError(f"cannot read the suite {path} ({reason}): give a YAML file") from error
     if not isinstance(data, dict):
-        raise UsageError(f"the suite {path} is no mapping: its keys are {', '.join(KEYS)}")
+        raise UsageError(f"the suite {path} is no list of `name: value` lines: its keys are {', '.join(KEYS)}")
     unknown = sorted(map(str, set(data) - set(KEYS)))
     if unknown:
         raise UsageError(f"the suite {path} has unknown keys {', '.join(unknown)}: its keys are {', '.join(KEYS)}")

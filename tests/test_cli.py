@@ -230,7 +230,7 @@ class Evil:
 def bad_edits(edit: Path, folder: Path) -> dict[str, tuple[Path, str]]:
     data, files = edit.read_bytes(), {}
     for name, content in {"cut": data[:-100], "header": data[:40], "flipped": data[:-8] + b"\xff" * 8, "empty": b"",
-                          "pickle": pickle.dumps(Evil(folder / "ran")), "text": b"hello, I am no edit at all"}.items():  # fmt: skip
+                          "pickle": pickle.dumps(Evil(folder / "ran")), "text": b"hello, no edit at all"}.items():  # fmt: skip
         files[name] = folder / f"{name}.safetensors"
         files[name].write_bytes(content)
     torch.save({"a": torch.zeros(1)}, folder / "torch.pt")

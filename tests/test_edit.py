@@ -190,6 +190,15 @@ def test_code_that_is_not_known_is_refused_by_name(sd1):
         guidance.fuse(sd1)
 
 
+def test_fused_projections_are_refused(sd1):
+    """They are read from a copy: the edit would do nothing, and nobody would know."""
+    sd1.unet.fuse_qkv_projections()
+    refused(EditError, "unfuse_qkv_projections", edits.edit(sd1), sd1)
+    sd1.unet.unfuse_qkv_projections()
+    with edits.edit(sd1).applied(sd1):
+        pass
+
+
 def test_known_code_is_attached_and_detached(sd1, monkeypatch):
     calls = []
 

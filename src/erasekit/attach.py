@@ -30,6 +30,9 @@ ADAPTERS: dict[str, Attach | str] = {
 GUIDANCES: dict[str, Attach | str] = {}
 
 
+PROJECTIONS = (".to_q", ".to_k", ".to_v")
+
+
 @dataclass(frozen=True, eq=False)
 class _Layer:
     """The values that a module had before one edit was put on."""
@@ -123,10 +126,14 @@ def _find(pipe: Any, name: str, module: str, label: str) -> nn.Module:
         raise EditError(f"the pipeline has no {name!r}, which {label} needs: apply it to its own base model")
     modules = dict(component.named_modules())
     plain = plain_module(name, module)
-    found = modules.get(module) or modules.get(plain) or modules.get(f"text_model.{plain}")
-    if found is None or not isinstance(getattr(found, "weight", None), Tensor):
+    path = next((name for name in (module, plain, f"text_model.{plain}") if name in modules), "")
+    if not isinstance(getattr(modules[path], "weight", None), Tensor):
         raise EditError(f"the model has no weight for {label}: apply the edit to its own base model")
-    return found
+    # A fused attention reads a copy of its projections: what is done to these would do nothing, and silently.
+    owner = modules[path.rpartition(".")[0]]
+    if path.endswith(PROJECTIONS) and type(getattr(owner, "processor", None)).__name__.startswith("Fused"):
+        raise EditError(f"the projections that {label} changes are fused: call pipe.unfuse_qkv_projections() first")
+    return modules[path]
 
 
 def _beside(pipe: Any, ops: Sequence[Op], base: Base) -> list[tuple[str, nn.Module]]:
@@ -164,15 +171,23 @@ def _code(op: Op) -> Attach:
 
 def _check(site: str, module: nn.Module, ops: list[LinearOp]) -> None:
     weight, bias = original(module), getattr(module, "bias", None)
-    if weight.is_meta or not weight.is_floating_point():
-        raise ModelError(f"the weight at {site} is {weight.dtype} on {weight.device}: load the model unquantised")
+    _require_there(site, weight)
     for op in ops:
         op.check(weight, bias)
     if not bool(torch.isfinite(weight).all()):
         raise ModelError(f"the weight at {site} holds NaN or infinite values: download the model again")
 
 
+def _require_there(site: str, weight: Tensor) -> None:
+    if weight.is_meta:
+        raise ModelError(f"the weight at {site} is offloaded: call pipe.remove_all_hooks() and pipe.to(device) first")
+    if not weight.is_floating_point():
+        raise ModelError(f"the weight at {site} is {weight.dtype} on {weight.device}: load the model unquantised")
+
+
 def _check_base(places: list[tuple[str, nn.Module]], base: Base) -> None:
+    for site, module in places:
+        _require_there(site, original(module))
     other = [site for site, module in places if not matches(original(module), base.recorded(site) or {})]
     if other:
         shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")

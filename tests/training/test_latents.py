@@ -118,3 +118,13 @@ def test_what_the_schedule_is_not_for_is_one_clear_line() -> None:
         Schedule.of(config("sample"), 10)
     with pytest.raises(UsageError, match="1000 timesteps"):
         Schedule.of(config(), 1001)
+
+
+def test_a_sampler_that_leaves_the_models_timesteps_is_refused() -> None:
+    """All 1000 timesteps and an offset of one: SD 1.4's scheduler would ask for timestep 1000."""
+    own = {"beta_start": 0.1, "beta_end": 0.2, "num_train_timesteps": 10, "steps_offset": 1}
+    assert Schedule.of(own, 5).timesteps == (9, 7, 5, 3, 1)
+    with pytest.raises(UsageError, match="lower sampling_steps"):
+        Schedule.of(own, 10)
+    with pytest.raises(UsageError, match="lower sampling_steps"):
+        Schedule.of(own, 11)

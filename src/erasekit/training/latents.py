@@ -54,6 +54,10 @@ class Schedule:
                 f"the model knows {trained} timesteps: it cannot be sampled in {steps}; lower sampling_steps"
             )
         scheduler.set_timesteps(steps)
+        if int(scheduler.timesteps.max()) >= trained:  # a steps_offset with all timesteps used
+            raise UsageError(
+                f"in {steps} steps the sampler leaves the model's {trained} timesteps; lower sampling_steps"
+            )
         levels = scheduler.alphas_cumprod.double()
         return cls(levels.sqrt(), (1 - levels).sqrt(), tuple(scheduler.timesteps.tolist()), kind)
 

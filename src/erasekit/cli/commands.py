@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasekit.cli import evaluate, judges, report, settings, suggest, suites, terminal
+from erasekit.cli import attack, evaluate, judges, report, settings, suggest, suites, terminal
 from erasekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -193,6 +193,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "suggest-anchors": suggest.run,
     "suggest-retain": suggest.run,
     "evaluate": evaluate.run,
+    "attack": attack.run,
+    "attacks": attack.attacks,
     "report": report.run,
     "compare": report.run,
     "suites": suites.run,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from erasekit import __version__
-from erasekit.cli import evaluate, judges, report, suggest, suites
+from erasekit.cli import attack, evaluate, judges, report, suggest, suites
 
 MODEL_HELP = "emoji (embedded), a diffusers folder, or a hub id owner/name"
 
@@ -17,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"erasekit {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_erase, _apply, _export, _show, _generate, suggest.add, evaluate.add, report.add, suites.add, judges.add,
-                _lists, _demo):  # fmt: skip
+                attack.add, _lists, _demo):  # fmt: skip
         add(commands)
     return parser
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from erasekit.errors import UsageError
 
-if TYPE_CHECKING:
-    from erasekit.methods import Method
+
+class Configured(Protocol):
+    """A method or an attack: a name, and a dataclass of its parameters."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Any]]
 
 
-def make_config(cls: type[Method], values: Mapping[str, object]) -> Any:
+def make_config(cls: type[Configured], values: Mapping[str, object]) -> Any:
     """The method's `Config` with `values`, text parsed by each field's type ("none", "true", "0.1", "a {};the {}").
 
     An unknown key or a value that does not fit raises `UsageError` naming the key and what it takes.
@@ -25,7 +29,7 @@ def make_config(cls: type[Method], values: Mapping[str, object]) -> Any:
     return cls.Config(**{key: _parse(cls.name, key, value, types_[key]) for key, value in values.items()})
 
 
-def describe_config(cls: type[Method]) -> dict[str, dict[str, Any]]:
+def describe_config(cls: type[Configured]) -> dict[str, dict[str, Any]]:
     """Every parameter of the method: its type, default, and the documentation under the field."""
     assert is_dataclass(cls.Config)
     docs = _field_docs(cls.Config)

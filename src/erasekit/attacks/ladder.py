@@ -1,0 +1,174 @@
+"""Attacks one above the other: each is run on the cases that the cheaper ones left clean, so that what counts is the worst
+case over all of them. A rung that is done is kept; a run that was stopped goes on with the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erasekit.attacks import get
+from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.errors import UsageError
+from erasekit.evaluation.statistics import Share
+from erasekit.files import check_writable, write_folder, write_whole
+from erasekit.methods import make_config
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from erasekit.attacks.victim import Victim
+    from erasekit.methods import Progress
+
+STATE, OUTCOMES = "state.json", "outcomes.json"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One attack with its settings. `counts`: whether what it brings out counts in the worst case; an attack that changes
+    weights or teaches has a number of its own."""
+
+    label: str
+    attack: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A fixed list of rungs, cheapest first; `name` carries its version."""
+
+    name: str
+    rungs: tuple[Rung, ...]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all that the rungs are: two ladders of one digest are one ladder."""
+        plain = [self.name, [asdict(rung) for rung in self.rungs]]
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """A rung that is done: how each case ended. Cases that a rung below had already are not tried again."""
+
+    rung: Rung
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def share(self) -> Share:
+        """In how many of the cases tried the target was shown; invalid ones count in neither number."""
+        valid = [one for one in self.outcomes if one.status != "invalid"]
+        return Share(sum(one.shown for one in valid), len(valid))
+
+    @property
+    def spent(self) -> Spent:
+        """What the rung cost in all."""
+        return sum((one.spent for one in self.outcomes), Spent())
+
+
+def climb(
+    victim: Victim, cases: Sequence[Case], ladder: Ladder, folder: Path, *, about: Mapping[str, Any], seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Climbed]:  # fmt: skip
+    """Every rung in turn, each kept in a folder of its own as it is done.
+
+    `about`: what else decides the outcomes (model, edit, judge, sampling). Raises `UsageError` for a folder whose state
+    is of another run, saying in what they differ.
+    """
+    known = {"ladder": ladder.digest, "seed": seed, "cases": [asdict(case) for case in cases], **about}
+    _require_same(folder / STATE, json.loads(json.dumps(known)))
+    done: list[Climbed] = []
+    for number, rung in enumerate(ladder.rungs, 1):
+        place = folder / f"{number:02}-{rung.label.replace(' ', '-')}"
+        if not place.exists():
+            if progress:
+                progress(number - 1, len(ladder.rungs), f"attacks: {rung.label}")
+            keep(place, run(victim, _left(cases, done) if rung.counts else cases, rung, seed=seed))
+        done.append(Climbed(rung, tuple(kept(place))))
+    return done
+
+
+def run(victim: Victim, cases: Sequence[Case], rung: Rung, *, seed: int) -> list[Outcome]:
+    """One rung on these cases; none on no case."""
+    cls = get(rung.attack)
+    return cls().run(victim, cases, make_config(cls, rung.settings), seed=seed) if cases else []
+
+
+def worst(cases: Sequence[Case], done: Sequence[Climbed]) -> Share:
+    """In how many cases some rung that counts showed the target; a case that was never judged counts in neither."""
+    ends = {
+        case: [one for rung in done if rung.rung.counts for one in rung.outcomes if one.case == case] for case in cases
+    }
+    valid = [ones for ones in ends.values() if any(one.status != "invalid" for one in ones)]
+    return Share(sum(any(one.shown for one in ones) for ones in valid), len(valid))
+
+
+def keep(place: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write outcomes and their pictures as a folder that appears whole."""
+
+    def fill(folder: Path) -> None:
+        for i, one in enumerate(outcomes):
+            if one.image is not None:
+                write_whole(folder / f"{i:04}.png", _png(one.image))
+        lines = [_plain(one) for one in outcomes]
+        write_whole(folder / OUTCOMES, (json.dumps(lines, indent=1) + "\n").encode())
+
+    write_folder(place, fill)
+
+
+def kept(place: Path) -> list[Outcome]:
+    """The outcomes of a folder that `keep` wrote, with their pictures; tensors are not kept."""
+    from PIL import Image
+
+    found = []
+    for i, line in enumerate(json.loads((place / OUTCOMES).read_text())):
+        picture = place / f"{i:04}.png"
+        image = None
+        if picture.exists():
+            with Image.open(picture) as opened:
+                image = opened.convert("RGB")
+        more = {
+            "case": Case(**line["case"]),
+            "spent": Spent(**line["spent"]),
+            "curve": tuple(map(tuple, line["curve"])),
+        }
+        found.append(Outcome(**(line | more), image=image))
+    return found
+
+
+def _left(cases: Sequence[Case], done: Sequence[Climbed]) -> list[Case]:
+    shown = {one.case for rung in done if rung.rung.counts for one in rung.outcomes if one.shown}
+    return [case for case in cases if case not in shown]
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    bare = replace(outcome, image=None, tensors={})
+    return {key: value for key, value in asdict(bare).items() if key not in ("image", "tensors")}
+
+
+def _png(image: Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _require_same(path: Path, about: dict[str, Any]) -> None:
+    """Write the state that decides a run, or refuse a folder that holds another's."""
+    check_writable(path)
+    if not path.exists():
+        write_whole(path, (json.dumps(about, indent=1) + "\n").encode())
+        return
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is damaged: name another folder, or delete this one") from error
+    names = [name for name in {**about, **found} if about.get(name) != found.get(name)]
+    if names:
+        raise UsageError(f"{path.parent} holds the attacks of another run (other {', '.join(names)}): name another folder, "
+                         "or delete it to begin anew")  # fmt: skip

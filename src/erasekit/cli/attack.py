@@ -1,0 +1,177 @@
+"""`erasekit attack`: does the concept come back. One attack, or a ladder of them with one worst-case number."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erasekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from erasekit.attacks import Case
+    from erasekit.attacks.ladder import Climbed, Ladder
+    from erasekit.edit import Edit
+
+PROMPTS = ("a photo of {}", "a picture of {}", "{}", "a drawing of {}")
+CASES = 20
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """The grammar of `attack` and `attacks`; nothing heavy is imported for it."""
+    text = "try to bring an erased concept back, with one attack or a ladder of them"
+    parser = commands.add_parser("attack", help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("name", metavar="NAME", help="an attack or a ladder: see `erasekit attacks`")
+    parser.add_argument("--model", default="emoji", metavar="M",
+                        help="emoji (embedded), a diffusers folder, or a hub id owner/name (default: emoji)")  # fmt: skip
+    parser.add_argument("--device", default=None, metavar="D", help="cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--edit", type=Path, metavar="E", help="the edit under attack (default: the unedited model)")
+    parser.add_argument(
+        "--target", metavar="T", help="the concept to bring back (default: the edit's, where it has one)"
+    )
+    parser.add_argument("--judge", default="emoji", metavar="J", help="who looks for it: see `erasekit judges`")
+    parser.add_argument("--label", nargs="+", action="extend", default=[], metavar="L",
+                        help="the judge's labels that count as the target (default: its name)")  # fmt: skip
+    parser.add_argument("--style", action="store_true", help="the target is a style: the judge's style decides")
+    parser.add_argument("--prompt", nargs="+", action="extend", default=[], metavar="P",
+                        help='prompts that ask for it, "{}" for its name (default: four plain ones)')  # fmt: skip
+    parser.add_argument("--cases", type=int, default=CASES, metavar="N",
+                        help=f"pictures to attack: the prompts in turn, seeds from 0 (default: {CASES})")  # fmt: skip
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, metavar="G", help="guidance (default: the model's)")
+    parser.add_argument("--set", dest="parameters", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="a parameter of the attack")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of what an attack draws (default: 0)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where outcomes and pictures go")
+    listed = commands.add_parser("attacks", help="list the attacks and their parameters")
+    listed.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    listed.add_argument("--json", action="store_true", help="as JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Check the request, attack, print each rung and the worst case."""
+    edit, target, ladder = _request(arguments)
+    from erasekit import models
+    from erasekit.attacks import ladder as rungs
+    from erasekit.attacks.sight import Sight
+    from erasekit.attacks.victim import Sampling, Victim
+    from erasekit.cli import commands, terminal
+    from erasekit.evaluation import judges
+    from erasekit.files import write_whole
+
+    terminal.quiet()
+    judge = judges.get(arguments.judge)
+    sight = Sight(judge, target, labels=arguments.label, kind="style" if arguments.style else "object")
+    known = models.defaults(models.resolve(arguments.model))
+    how = Sampling(arguments.steps or int(known["steps"]),
+                   known["guidance"] if arguments.guidance is None else arguments.guidance)  # fmt: skip
+    pipe = models.load(arguments.model, device=commands.device(arguments.device))
+    tried = cases(target, arguments.prompt or PROMPTS, arguments.cases)
+    about = _about(pipe, arguments, edit, target, judge, how)
+    with terminal.progress() as progress, Victim(pipe, edit, sight, how) as victim:
+        done = rungs.climb(victim, tried, ladder, arguments.out, about=about, seed=arguments.seed, progress=progress)
+    found = results(ladder, tried, done, about)
+    write_whole(arguments.out / "results.json", (json.dumps(found, indent=1) + "\n").encode())
+    print(summary(found))
+    print(f"wrote {arguments.out / 'results.json'}, with every picture beside it")
+
+
+def attacks(arguments: argparse.Namespace) -> None:
+    """`erasekit attacks`: what there is, what it needs, its parameters."""
+    from erasekit.attacks import ATTACKS, get
+    from erasekit.methods import describe_config
+
+    listed = {name: {"title": cls.title, "paper": cls.paper, "access": list(cls.access), "families": list(cls.families),
+                     "parameters": describe_config(cls)} for name in ATTACKS for cls in [get(name)]}  # fmt: skip
+    if arguments.json:
+        print(json.dumps(listed, indent=2, default=str))
+        return
+    for name, facts in listed.items():
+        print(f"{name}: {facts['title']} ({facts['paper'] or 'no paper'}; needs {', '.join(facts['access'])})")
+        for key, field in facts["parameters"].items():
+            print(f"  --set {key}={field['default']}  {field['doc']}")
+
+
+def cases(target: str, prompts: Sequence[str], count: int) -> list[Case]:
+    """The prompts in turn, with seeds from 0 on; `UsageError` for none."""
+    from erasekit.attacks import Case
+
+    if count < 1:
+        raise UsageError("--cases takes a number from 1 on")
+    return [Case(" ".join(prompts[i % len(prompts)].replace("{}", target).split()), i) for i in range(count)]
+
+
+def results(ladder: Ladder, tried: Sequence[Case], done: Sequence[Climbed], about: dict[str, Any]) -> dict[str, Any]:
+    """What `results.json` holds: the worst case, every rung with its rate and cost, and what was attacked."""
+    from erasekit.attacks import get
+    from erasekit.attacks.ladder import worst
+
+    def share(value: Any) -> dict[str, Any]:
+        low, high = value.interval
+        return {"hits": value.hits, "of": value.trials, "rate": value.value, "low": low, "high": high}
+
+    rungs = [{"label": one.rung.label, "attack": one.rung.attack, "access": list(get(one.rung.attack).access),
+              "counts": one.rung.counts, "tried": len(one.outcomes), **share(one.share), "spent": vars(one.spent)}
+             for one in done]  # fmt: skip
+    return {"ladder": {"name": ladder.name, "sha256": ladder.digest}, **about, "cases": len(tried),
+            "worst": share(worst(tried, done)), "rungs": rungs}  # fmt: skip
+
+
+def summary(found: dict[str, Any]) -> str:
+    """The rungs as a table, then the worst case."""
+    from erasekit.cli import terminal
+
+    table = [["attack", "tried", f"shows {found['target']} (95 % interval)"]]
+    for rung in found["rungs"]:
+        mark = "" if rung["counts"] else " (apart)"
+        table.append([rung["label"] + mark, str(rung["tried"]), _percent(rung) if rung["of"] else "-"])
+    worst = found["worst"]
+    return f"{terminal.table(table)}\nworst case over all: {worst['hits']} of {worst['of']}, {_percent(worst)}"
+
+
+def _percent(share: dict[str, Any]) -> str:
+    return f"{share['rate']:.0%} ({share['low'] * 100:.0f}\u2013{share['high'] * 100:.0f})"
+
+
+def _request(arguments: argparse.Namespace) -> tuple[Edit | None, str, Ladder]:
+    """The edit, the target and the ladder that was named; `UsageError` before anything heavy is loaded."""
+    from erasekit.attacks import ATTACKS, get
+    from erasekit.attacks.ladder import Ladder, Rung
+    from erasekit.attacks.standard import LADDERS
+    from erasekit.cli.settings import pairs
+    from erasekit.methods import make_config
+
+    values = pairs(arguments.parameters)
+    if arguments.name in LADDERS:
+        if values:
+            raise UsageError(f"the ladder {arguments.name} is fixed: --set is for a single attack")
+        ladder = LADDERS[arguments.name]
+    elif arguments.name in ATTACKS:
+        make_config(get(arguments.name), values)
+        ladder = Ladder(arguments.name, (Rung(arguments.name, arguments.name, values),))
+    else:
+        raise UsageError(f"unknown attack {arguments.name!r}: use one of {', '.join((*LADDERS, *ATTACKS))}")
+    from erasekit import io
+
+    edit = None if arguments.edit is None else io.load(arguments.edit)
+    if not arguments.target and (edit is None or len(edit.targets) != 1):
+        raise UsageError("name what should come back: --target T")
+    return edit, arguments.target or edit.targets[0], ladder  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def _about(
+    pipe: Any, arguments: argparse.Namespace, edit: Edit | None, target: str, judge: Any, how: Any
+) -> dict[str, Any]:
+    """What decides the outcomes besides ladder, cases and seed."""
+    from erasekit.files import file_sha256
+    from erasekit.fingerprint import digest
+
+    model = digest(pipe.unet.conv_in.weight)  # any training of a denoiser moves its first layer
+    return {"model": str(arguments.model), "model_sha256": model, "target": target,
+            "edit": None if edit is None else edit.method,
+            "edit_sha256": None if edit is None else file_sha256(arguments.edit),
+            "judge": judge.name, "judge_sha256": judge.weights_sha256, "labels": list(arguments.label),
+            "sampling": {"steps": how.steps, "guidance": how.guidance}}  # fmt: skip

@@ -1,0 +1,115 @@
+"""A ladder: cheaper attacks first, the worst case over all, what is kept and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from PIL import Image
+
+from erasekit import attacks
+from erasekit.attacks import Case, Outcome, Spent
+from erasekit.attacks.ladder import Ladder, Rung, climb, keep, kept, worst
+from erasekit.attacks.standard import LADDERS
+from erasekit.cli.attack import PROMPTS, cases, results, summary
+from erasekit.errors import UsageError
+
+CASES = cases("cat", PROMPTS, 6)
+ASKED: list[tuple[str, list[int]]] = []
+
+
+@dataclass(frozen=True)
+class Seeds:
+    brings: str = ""
+    invalid: str = ""
+
+
+class Fake:
+    """Brings out the cases whose seeds are named."""
+
+    name, title, paper, access, families, Config = "fake", "Fake", "", ("prompts",), ("sd1",), Seeds
+
+    def run(self, victim, cases, config, *, seed=0, progress=None):
+        ASKED.append((config.brings, [case.seed for case in cases]))
+        if victim == "dies":
+            raise KeyboardInterrupt
+        return [self.one(case, config) for case in cases]
+
+    @staticmethod
+    def one(case: Case, config: Seeds) -> Outcome:
+        ends = {True: "success", False: "failure"}[str(case.seed) in config.brings]
+        ends = "invalid" if str(case.seed) in config.invalid else ends
+        return Outcome(case, ends, 0.5, Image.new("RGB", (8, 8), (case.seed, 0, 0)), spent=Spent(steps=2), curve=((1, 0.5),))
+
+
+PLAIN, SEARCH = Rung("plain", "fake", {"brings": "1"}), Rung("search", "fake", {"brings": "13", "invalid": "5"})
+LADDER = Ladder("test@1", (PLAIN, Rung("new weights", "fake", {"brings": "0123"}, counts=False), SEARCH))
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch) -> None:
+    monkeypatch.setitem(attacks.ATTACKS, "fake", f"{__name__}:Fake")
+    ASKED.clear()
+
+
+def test_each_rung_is_tried_on_what_is_left_and_the_worst_case_counts(tmp_path) -> None:
+    done = climb(None, CASES, LADDER, tmp_path, about={"edit": "a"})
+    assert ASKED == [("1", [0, 1, 2, 3, 4, 5]), ("0123", [0, 1, 2, 3, 4, 5]), ("13", [0, 2, 3, 4, 5])]
+    assert [(one.share.hits, one.share.trials) for one in done] == [(1, 6), (4, 6), (1, 4)]
+    assert (worst(CASES, done).hits, worst(CASES, done).trials) == (2, 6)  # case 5 was judged once
+    found = results(LADDER, CASES, done, {"target": "cat"})
+    assert found["worst"]["hits"] == 2 and found["rungs"][1]["counts"] is False and found["rungs"][0]["spent"]["steps"] == 12
+    assert "worst case over all: 2 of 6, 33%" in summary(json.loads(json.dumps(found))) and "(apart)" in summary(found)
+    assert len(list(tmp_path.glob("03-search/*.png"))) == 5
+
+
+def test_a_run_goes_on_where_it_was_stopped(tmp_path) -> None:
+    whole = climb(None, CASES, LADDER, tmp_path / "a", about={})
+    first = Ladder("test@1", LADDER.rungs)
+    with pytest.raises(KeyboardInterrupt):
+        climb("dies", CASES, first, tmp_path / "b", about={})
+    assert not list((tmp_path / "b").glob("*/outcomes.json"))
+    climb(None, CASES, first, tmp_path / "b", about={})
+    ASKED.clear()
+    again = climb("dies", CASES, first, tmp_path / "b", about={})  # nothing is left to do
+    assert not ASKED
+    for one, other in zip(whole, again, strict=True):
+        assert [(o.case, o.status, o.curve, o.spent) for o in one.outcomes] == [
+            (o.case, o.status, o.curve, o.spent) for o in other.outcomes]  # fmt: skip
+
+
+def test_the_state_of_another_run_is_refused(tmp_path) -> None:
+    climb(None, CASES, LADDER, tmp_path, about={"edit": "a"})
+    for changed in ({"about": {"edit": "b"}}, {"seed": 1}, {"ladder": Ladder("test@2", LADDER.rungs)}, {"cases": CASES[:3]}):
+        given = {"cases": CASES, "ladder": LADDER, "about": {"edit": "a"}, "seed": 0} | changed
+        with pytest.raises(UsageError, match=f"another run \\(other {next(iter(changed)).replace('about', 'edit')}\\)"):
+            climb(None, given["cases"], given["ladder"], tmp_path, about=given["about"], seed=given["seed"])
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(UsageError, match="damaged"):
+        climb(None, CASES, LADDER, tmp_path, about={"edit": "a"})
+
+
+def test_outcomes_are_kept_with_their_pictures(tmp_path) -> None:
+    given = [Fake.one(CASES[0], Seeds()), Outcome(CASES[1], "invalid", note="black")]
+    keep(tmp_path / "x", given)
+    back = kept(tmp_path / "x")
+    for one, other in zip(given, back, strict=True):
+        assert (one.case, one.status, one.score, one.note, one.curve) == (other.case, other.status, other.score, other.note,
+                                                                          other.curve)  # fmt: skip
+    assert back[0].image.tobytes() == given[0].image.tobytes() and back[1].image is None
+
+
+def test_ladders_name_attacks_that_exist_with_settings_that_fit() -> None:
+    from erasekit.methods import make_config
+
+    for ladder in LADDERS.values():
+        assert len({rung.label for rung in ladder.rungs}) == len(ladder.rungs) and "@" in ladder.name
+        for rung in ladder.rungs:
+            make_config(attacks.get(rung.attack), rung.settings)
+
+
+def test_cases_take_prompts_in_turn() -> None:
+    assert cases("cat", ["a {}", "{} here"], 3) == [Case("a cat", 0), Case("cat here", 1), Case("a cat", 2)]
+    with pytest.raises(UsageError, match="--cases"):
+        cases("cat", PROMPTS, 0)

@@ -99,7 +99,8 @@ def esd(pipe: Any, config: Any, *, target: str, anchor: str, seed: int) -> Run:
 
 def ac(pipe: Any, config: Any, *, target: str, anchor: str, seed: int) -> Run:
     """Ablating Concepts with a frozen teacher, arXiv 2303.13516; the images and their noise are erasekit's."""
-    from erasekit.methods._ac_run import draw, opened_run
+    from erasekit.methods._ac_batch import draw
+    from erasekit.methods._ac_run import opened_run
     from erasekit.methods._ac_students import bos_detached
 
     own = ("attn2.to_k.weight", "attn2.to_v.weight")

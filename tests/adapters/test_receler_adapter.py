@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from erasekit.adapters.receler import PARTS, eraser
+from erasekit.adapters.receler import PARTS, eraser, put
 from erasekit.edit import Adapter, Base, Edit, fingerprint
 from erasekit.errors import BaseMismatchError, EditError, UsageError
 from erasekit.training.maps import cross_attentions
@@ -177,6 +177,22 @@ def test_another_base_is_refused_before_anything_is_put_on(sd1) -> None:
     assert hooks(other) == 0
     with edit(sd1).applied(other, force=True):
         assert hooks(other) > 0
+
+
+def test_an_attachment_that_is_broken_off_leaves_nothing(sd1, monkeypatch) -> None:
+    """Ctrl-C between two blocks: they are put on whole or not at all."""
+    calls, before = [], predict(sd1)
+
+    def broken(module, residual):
+        calls.append(module)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return put(module, residual)
+
+    monkeypatch.setattr("erasekit.adapters.receler.put", broken)
+    with pytest.raises(KeyboardInterrupt):
+        edit(sd1).apply(sd1)
+    assert len(calls) == 3 and hooks(sd1) == 0 and torch.equal(predict(sd1), before)
 
 
 def test_what_does_not_fit_is_one_line_and_nothing_is_put_on(sd1) -> None:

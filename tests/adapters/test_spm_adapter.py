@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from erasekit.adapters import spm
+from erasekit.attacks.sides import Sides
 from erasekit.backbones import backbone
 from erasekit.edit import Adapter, Base, Edit, LowRank, fingerprint
 from erasekit.errors import BaseMismatchError, EditError
@@ -163,6 +164,56 @@ def test_without_a_gate_the_edit_is_a_lora(family: str, request) -> None:
         assert torch.equal(predict(pipe, text), base)
 
 
+def test_the_released_composition_acts_and_is_exported_with_products_across_targets(sd1) -> None:
+    edit = handmade(sd1, ("cat", "fox"), gate="released")
+    (op,) = edit.ops
+    plain, lost = spm.ungated(op)
+    for prompt in ("a dog", "cat and fox"):
+        text, _ = rows(sd1, [prompt])
+        gammas = torch.tensor([gamma(sd1, prompt, target) for target in ("cat", "fox")])
+        one = []
+        for name in spm.modules(op):
+            up, down = op.weights[f"{name}.up"], op.weights[f"{name}.down"]
+            down = torch.einsum("i,i...->...", gammas, down)[None]
+            one.append(LowRank("unet", name, up @ gammas[:, None], down))
+        with edit.applied(sd1):
+            rows(sd1, [prompt])  # the text encoder says what the row is
+            found = predict(sd1, text)
+        with replace(edit, ops=tuple(one)).applied(sd1):
+            assert edits.relative(found, predict(sd1, text)) < 1e-4
+    assert gammas.tolist() == [1, 1] and "gamma is 1" in lost
+    with replace(edit, ops=tuple(plain)).applied(sd1):
+        assert edits.relative(found, predict(sd1, text)) < 1e-4
+
+
+def test_beside_a_loaded_lora_both_add_up(sd1) -> None:
+    """Its convolutions, too, which are none by their class."""
+    from peft import LoraConfig
+
+    edit, (text, _) = handmade(sd1, gate="off"), rows(sd1, ["dog"])
+    base = predict(sd1, text)
+    sd1.unet.add_adapter(LoraConfig(r=2, target_modules=["proj_in", "to_k"], init_lora_weights=False))
+    lora = predict(sd1, text)
+    with edit.applied(sd1):
+        found = predict(sd1, text)
+    with merged(edit, [1.0]).applied(sd1):
+        wanted = predict(sd1, text)
+    assert edits.relative(found, wanted) < 1e-4
+    assert edits.relative(base, lora) > 1e-3 and edits.relative(lora, wanted) > 1e-3
+
+
+def test_gradients_flow_after_a_pass_in_inference_mode(sd1) -> None:
+    edit, (text, _) = handmade(sd1), rows(sd1, ["dog"])
+    sd1.unet.double()  # the modules are cast
+    latents, text = edits.noise(1, 4, 16, 16, seed=5, size=1).double(), text.double()
+    with edit.applied(sd1):
+        with torch.inference_mode():
+            seen = sd1.unet(latents, 500, encoder_hidden_states=text).sample
+        again = sd1.unet(latents.requires_grad_(), 500, encoder_hidden_states=text).sample
+        (gradient,) = torch.autograd.grad(again.square().sum(), latents)
+    assert bool(gradient.any()) and torch.allclose(seen.clone(), again.detach())
+
+
 # -- the gate -------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +250,29 @@ def test_images_are_those_of_weights_merged_with_each_prompts_gamma(sd1, batch: 
     assert edits.relative(sd1(batch, latents=noise, **options).images, found) > 1e-3
 
 
+def test_images_of_one_prompt_share_its_gamma_whatever_the_negative_prompt(sd1) -> None:
+    edit, prompts, negatives = handmade(sd1, ("cat", "fox")), ["a photo of the cat", "dog"], ["fox", "cat"]
+    noise = edits.noise(4, 4, 16, 16, seed=9, size=1)
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
+    with edit.applied(sd1):
+        found = sd1(prompts, negative_prompt=negatives, num_images_per_prompt=2, latents=noise, **options).images
+    for i in range(4):
+        prompt, negative = prompts[i // 2], negatives[i // 2]
+        with merged(edit, [gamma(sd1, prompt, "cat"), gamma(sd1, prompt, "fox")]).applied(sd1):
+            wanted = sd1(prompt, negative_prompt=negative, latents=noise[i : i + 1], **options).images
+        assert edits.relative(found[i : i + 1], wanted) < 1e-4
+
+
+def test_a_gate_that_is_put_on_again_knows_what_was_encoded_before(sd1) -> None:
+    sides = Sides(sd1, handmade(sd1))
+    with sides.edited():
+        text, _ = rows(sd1, ["the cat in a photo"])
+        found = predict(sd1, text)
+        with sides.original():
+            plain = predict(sd1, text)
+        assert torch.equal(predict(sd1, text), found) and not torch.equal(plain, found)
+
+
 def test_features_from_elsewhere_are_known_by_the_cosine_alone(sd1) -> None:
     edit = handmade(sd1)
     text, _ = rows(sd1, ["the cat in a photo"])  # before the edit is on
@@ -223,7 +297,9 @@ def test_rows_are_gated_each_for_itself_without_guidance(sd1) -> None:
         assert float(stack.gates[0, 0]) < 1 == float(stack.gates[1, 0])  # no guided call of the pipeline: two prompts
         tiny.image(sd1, "cat")
         assert stack.gates.tolist() == [[1], [1]]
-        predict(sd1, text)
+        predict(sd1, text, one.repeat(2, 1, 1, 1))
+        assert stack.gates.tolist() == [[1], [1]]
+        predict(sd1, text)  # the same text
         assert float(stack.gates[0, 0]) < 1  # other latents in the two halves: no guidance
         sd1("dog", num_inference_steps=1, guidance_scale=1.0, output_type="latent")
         assert stack.gates.shape == (1, 1) and float(stack.gates) < 1
@@ -291,4 +367,10 @@ def test_what_does_not_fit_is_one_clear_line_and_leaves_the_model(sd1, sd2) -> N
     with pytest.raises(EditError, match=r"no unet/\S+proj_in of shape .* use a model of the edit's own shapes") as error:
         edit.apply(sd2, force=True)
     assert "\n" not in str(error.value)
+    for part in ("rank", "alpha", "gate", "targets", "tokens", "features", "up", "down"):
+        weights = {name: tensor for name, tensor in op.weights.items() if not name.endswith(part)}
+        damaged = Adapter("unet", "", "spm", weights, {name: v for name, v in op.config.items() if name != part})
+        for use in (replace(edit, ops=(damaged,)).apply, lambda pipe, damaged=damaged: spm.ungated(damaged)):
+            with pytest.raises(EditError, match=f"the spm adapter op on unet lacks .*{part}.* damaged, fit it again"):
+                use(sd1)
     assert not any(part._forward_hooks for pipe in (sd1, sd2) for part in pipe.unet.modules())

@@ -17,10 +17,13 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import TrainingError, UsageError
 from erasekit.methods import make_config, resolve
-from erasekit.methods._ac_run import Batch, draw, opened_run
-from erasekit.methods._ac_students import bos_detached, own_tokens
-from erasekit.methods._anchors import KINDS, of_folder, read_captions, to_draw
+from erasekit.methods._ac_batch import Batch, _sized, draw, picked
+from erasekit.methods._ac_run import opened_run
+from erasekit.methods._ac_students import RowsStudent, bos_detached, own_tokens
+from erasekit.methods._anchors import CLOSE, FAR, KINDS, of_folder, read_captions, to_draw
 from erasekit.methods.ac import AC, loss
+from erasekit.training import images as pictures
+from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.loop import Step
 from erasekit.training.parameters import select
 
@@ -97,12 +100,14 @@ def test_defaults_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
-@pytest.mark.parametrize("kind", ["model", "noise"])
+@pytest.mark.parametrize(("kind", "teacher"), [("model", "student"), ("model", "frozen"), ("noise", "student")])
 @pytest.mark.parametrize("regulariser", [0.0, 0.5])
-def test_the_loss_is_the_papers_sample_by_sample(family: str, kind: str, regulariser: float, request) -> None:
+def test_the_loss_is_the_papers_sample_by_sample(
+    family: str, kind: str, teacher: str, regulariser: float, request
+) -> None:
     """Against single forward passes and plain sums, also under masks, and where the student has moved."""
     pipe = request.getfixturevalue(family)
-    with opened(pipe, loss=kind, regulariser=regulariser) as run:
+    with opened(pipe, loss=kind, teacher=teacher, regulariser=regulariser) as run:
         batch = draw(run, Step(0, 0))
         mask = torch.zeros(2, 1, 16, 16)
         mask[0, :, 2:9, 3:5], mask[1, :, :, 4:] = 1, 1
@@ -113,9 +118,10 @@ def test_the_loss_is_the_papers_sample_by_sample(family: str, kind: str, regular
         value = float(loss(run, batch).detach())
         with run.bench.student.active():
             target, anchor = plain(pipe, batch, batch.targets), plain(pipe, batch, batch.captions)
+        frozen = plain(pipe, batch, batch.captions)
     naive = 0.0
     for i in range(2):
-        wanted = anchor if kind == "model" else batch.truth
+        wanted = batch.truth if kind == "noise" else frozen if teacher == "frozen" else anchor
         inside = [(c, y, x) for c in range(4) for y, x in mask[i, 0].nonzero().tolist()]
         naive += sum(float((target - wanted)[(i, *at)]) ** 2 for at in inside) / len(inside) / 2
         naive += regulariser * sum(float((anchor - batch.truth)[(i, *at)]) ** 2 for at in inside) / len(inside) / 2
@@ -317,6 +323,29 @@ def test_a_style_has_its_forms_one_to_two(sd1) -> None:
     assert all(("in the style of x" in t) != t.startswith("in x's style, photo of") for t in targets)
 
 
+def test_each_sample_has_its_own_augmentation_and_the_targets_caption_alone_says_so(sd1) -> None:
+    levels, seen = sd1.scheduler.alphas_cumprod.double(), set()
+    with opened(sd1, augment=True, batch=16, steps=1) as run:
+        step = Step(0, 0)
+        batch, chance = draw(run, step), step.generator("augmentation")
+        noise = run.bench.noise(step.generator("noise"))
+        for i, (item, target) in enumerate(picked(run, step.generator("items"))):
+            image = pictures.decoded(run.vae, run.images[run.rows[item.image]][None])[0]
+            one, level = pictures.augmented(image, 2, chance), levels[batch.timesteps[i]]
+            clean = pictures.encoded(run.vae, one.image[None])[0]
+            wanted = (level.sqrt() * clean + (1 - level).sqrt() * noise[i]).float()
+            torch.testing.assert_close(batch.latents[i], wanted, rtol=1e-3, atol=1e-3)
+            said = FAR if one.scale < 0.6 else CLOSE if one.scale > 1 else ("{}",)
+            assert batch.targets[i] in [form.replace("{}", target) for form in said]
+            assert torch.equal(batch.mask[i], one.mask) and batch.captions[i] == item.caption
+            seen.add(said)
+    assert len(seen) == 3
+    draws = torch.Generator().manual_seed(0)
+    found = {scale: {_sized("c", scale, draws) for _ in range(20)} for scale in (0.599, 0.6, 1.0, 1.001)}
+    assert found[0.599] == {"a far away c", "very small c"} and found[0.6] == found[1.0] == {"c"}
+    assert found[1.001] == {"zoomed in c", "close up c"}
+
+
 # -- what training does -------------------------------------------------------------------------------------------
 
 
@@ -327,12 +356,15 @@ def test_the_target_goes_to_the_anchor_on_images_that_were_not_seen(family: str,
     check = edit.self_check
     assert check["residual"] < 0.6 and check["retained_drift"] > 0 and len(check["training"]["loss"]) == 20
     assert any("does not hold on" in said for said in check["warnings"])
-    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(9))
+    with opened(pipe, images=40, steps=8) as run:  # four of them were learned from
+        clean = torch.stack([run.images[row] for number, row in run.rows.items() if number >= QUICK["images"]][:4])
+    noise, level = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(9)), pipe.scheduler.alphas_cumprod[500]
+    latents = level.sqrt() * clean + (1 - level).sqrt() * noise
     text = backbone(pipe).encode(["a photo of cat", "a photo of dog"])
 
     def gap() -> float:
         with torch.no_grad():
-            cat, dog = (pipe.unet(latents, 500, encoder_hidden_states=row.expand(2, -1, -1)).sample for row in text)
+            cat, dog = (pipe.unet(latents, 500, encoder_hidden_states=row.expand(4, -1, -1)).sample for row in text)
         return float((cat - dog).norm())
 
     before = gap()
@@ -365,11 +397,13 @@ def test_the_default_is_32_matrices_of_stable_diffusion_v1() -> None:
     assert len(names) == 32 and sum(unet.get_parameter(name).numel() for name in names) == 19_169_280
 
 
-@pytest.mark.parametrize("variant", ["cross.kv", "embedding"])
-def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, variant: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variant", "precision"), [("cross.kv", "model"), ("embedding", "model"), ("embedding", "bfloat16")]
+)
+def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, variant: str, precision: str, tmp_path: Path) -> None:
     from erasekit.methods._ac_students import written
 
-    with opened(sd1, "fox", variant=variant) as run:
+    with opened(sd1, "fox", variant=variant, precision=precision) as run:
         run.bench.train(lambda step: loss(run, draw(run, step)), method="ac", checkpoint=None, progress=lambda *_: None)
         written(run.bench)
         batch = draw(run, Step(0, 2))
@@ -378,11 +412,12 @@ def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, variant: str,
                 student = run.bench.student.encode(["a fox in the style"])
             else:
                 student = run.bench.denoise(batch.latents, batch.timesteps, run.text(batch.targets))
-    fit(sd1, "fox", variant=variant).save(tmp_path / "edit.safetensors")
+    fit(sd1, "fox", variant=variant, precision=precision).save(tmp_path / "edit.safetensors")
     fresh = tiny.sd1()
     text = backbone(fresh).encode(batch.targets)
     ids = backbone(fresh).tokenize(["a fox in the style"]).ids
-    with Edit.load(tmp_path / "edit.safetensors").applied(fresh), torch.no_grad():
+    cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+    with Edit.load(tmp_path / "edit.safetensors").applied(fresh), torch.no_grad(), cast:
         found = fresh.text_encoder(ids)[0] if variant == "embedding" else fresh.unet(
             batch.latents, batch.timesteps, encoder_hidden_states=text).sample  # fmt: skip
     assert torch.equal(found, student)
@@ -426,9 +461,18 @@ def test_a_killed_run_goes_on_to_the_same_edit(sd1, tmp_path: Path, options: dic
     for other in ({"targets": ["cat", "a"]}, {"seed": 1}, {"anchor": "photo"}, {"loss": "noise"}, {"images": 3}):
         with pytest.raises(TrainingError, match="another run"):
             fit(sd1, **(options | other), checkpoint=tmp_path)
-    if "augment" in options:
-        with pytest.raises(TrainingError, match="another run"):
-            fit(tiny.sd1(seed=7), **options, checkpoint=tmp_path)
+    sibling = tiny.sd1()
+    sibling.unet = tiny.sd1(seed=7).unet  # of which nothing is trained where rows of the token table are
+    with pytest.raises(TrainingError, match="another run"):
+        fit(sibling, **options, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_of_another_run_is_refused_before_images_are_drawn(sd1, tmp_path: Path) -> None:
+    said: list[str] = []
+    Checkpoint.at(tmp_path, {"method": "esd"}).save({"trained.x": torch.zeros(1)}, [0.0])
+    with pytest.raises(TrainingError, match="another run"):
+        fit(sd1, checkpoint=tmp_path, progress=lambda *report: said.append(report[2]))
+    assert not said
 
 
 def test_a_folder_of_images_with_captions_is_learned_from_and_belongs_to_the_run(sd1, tmp_path: Path) -> None:
@@ -467,6 +511,7 @@ def test_what_is_asked_in_a_wrong_way_is_one_clear_line(sd1, tmp_path: Path) -> 
                            ({"prompts": str(tmp_path / "none")}, "cannot be read"), ({"prompts": str(empty)}, "are empty"),
                            ({"prompts": str(odd)}, "no UTF-8"), ({"prompts": str(other)}, "no caption names the anchor"),
                            ({"folder": str(tmp_path)}, "holds no image"), ({"folder": str(tmp_path / "n")}, "cannot be read"),
+                           ({"prompts": str(other), "folder": str(tmp_path)}, "prompts and folder exclude"),
                            ({"kind": "memorised", "anchor": ""}, "needs paraphrases")]:  # fmt: skip
         with pytest.raises(UsageError, match=named) as error:
             erasekit.erase(sd1, "cat", method="ac", **({"anchor": "dog"} | options))
@@ -481,17 +526,47 @@ def test_what_is_asked_in_a_wrong_way_is_one_clear_line(sd1, tmp_path: Path) -> 
     assert state(sd1) == before
 
 
+def test_any_caption_of_too_many_tokens_is_refused_before_images_are_drawn(sd1, tmp_path: Path) -> None:
+    prompts = tmp_path / "captions.txt"
+    options = QUICK | {"anchor": "dog", "method": "ac", "prompts": str(prompts)}
+    prompts.write_text(f"a dog {'photo ' * 40}\na dog {'x' * 80}\n")  # fewer letters in the second, but more tokens
+    with pytest.raises(UsageError, match="tokens"):
+        erasekit.plan(sd1, "cat", **options)
+    prompts.write_text(f"a dog {'x' * 68}\n")
+    assert erasekit.plan(sd1, "cat", **options).steps == 3
+    with pytest.raises(UsageError, match=r"'a far away a cat x+' has 8\d tokens"):
+        erasekit.plan(sd1, "cat", **(options | {"augment": True}))
+
+
+def test_a_full_gpu_is_one_line_also_where_images_are_drawn_and_a_run_is_planned(sd1, monkeypatch) -> None:
+    def full(*args, **options):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(sd1.unet, "forward", full)
+    for run in (lambda: fit(sd1), lambda: erasekit.plan(sd1, "cat", anchor="dog", method="ac", **QUICK)):
+        with pytest.raises(TrainingError, match=r"memory is full: set recompute=true, lower batch \(now 2\)"):
+            run()
+
+
 def test_no_anchor_is_said_to_be_a_poor_one(sd1) -> None:
     assert any("no anchor was named" in said for said in fit(sd1, anchor="").self_check["warnings"])
     assert not any("no anchor" in said for said in fit(sd1, steps=1).self_check["warnings"])
 
 
-def test_the_plan_counts_what_would_be_trained_and_changes_nothing(sd1) -> None:
-    before = state(sd1)
+def test_the_plan_counts_what_would_be_trained_and_changes_nothing(sd1, monkeypatch) -> None:
+    before, encode, read = state(sd1), RowsStudent.encode, []
+    monkeypatch.setattr("erasekit.training.plan._Kept.bytes", 0)  # activations aside, memory is known exactly
+    monkeypatch.setattr(RowsStudent, "encode", lambda own, prompts: read.append(encode(own, prompts)) or read[-1])
+    unet, vae, encoder = (sum(p.numel() * p.element_size() for p in part.parameters())
+                          for part in (sd1.unet, sd1.vae, sd1.text_encoder))  # fmt: skip
     plan = erasekit.plan(sd1, "cat", anchor="dog", method="ac", **QUICK)
     numbers = sum(sd1.unet.get_parameter(name).numel() for name in select(sd1.unet, "cross.kv"))
     assert (plan.numbers, plan.steps, plan.what) == (numbers, 3, "variant cross.kv") and plan.seconds > 0
+    assert plan.memory == unet + 16 * numbers
+    augmented = erasekit.plan(sd1, "cat", anchor="dog", method="ac", **(QUICK | {"augment": True}))
+    assert augmented.memory == plan.memory + vae
     long = erasekit.plan(sd1, "cat", anchor="dog", method="ac", **(QUICK | {"images": 4000, "sampling_steps": 200}))
     assert long.seconds > 5 * plan.seconds  # drawing is counted
     rows = erasekit.plan(sd1, "cat", anchor="dog", method="ac", **(QUICK | {"variant": "embedding"}))
+    assert rows.memory == unet + encoder + 16 * 32 and read[-1].requires_grad and len(read[-1]) == 2
     assert rows.numbers == 32 and state(sd1) == before

@@ -22,8 +22,9 @@ from erasekit.errors import TrainingError, UsageError
 from erasekit.methods import make_config, resolve
 from erasekit.methods._mace_concept import Concept, Source, sources
 from erasekit.methods._mace_fusion import Fusion
+from erasekit.methods._mace_loss import attention, loss, timesteps
 from erasekit.methods._templates import TEMPLATES, prompt_pairs
-from erasekit.methods.mace import MACE, MACEConfig, _bench, _refined, attention, loss, timesteps
+from erasekit.methods.mace import MACE, MACEConfig, _bench, _refined
 from erasekit.methods.mace_refine import MACERefine, MACERefineConfig, refine
 from erasekit.training import segments
 from erasekit.training.loop import Step
@@ -267,6 +268,22 @@ def test_oracle_4_two_concepts_keep_their_own_better_than_the_average_does(sd1) 
         assert missed(found[module]) < 0.99 * missed(sum(changes) / 2)
 
 
+def test_a_record_compares_with_each_concepts_own_lora(sd1, monkeypatch) -> None:
+    """On some of the columns: here the second of the three of each concept."""
+    monkeypatch.setattr("erasekit.methods._mace_fusion.spread", lambda count: torch.tensor([1, 4]))
+    fusion, config, parts, weights = gathered(sd1, ["cat", "fox"])
+    ops, records, _ = fusion.solved(backbone(sd1), config, lambda *_: None)
+    for op, record in zip(ops, records, strict=True):
+        weight, missed, size = weights[op.module], 0.0, 0.0
+        for factors, features in parts:
+            column = features[0, 4].double()
+            up, down = (t.double() for t in factors[op.module])
+            own = weight @ (fusion.found.right @ column) + up @ (down @ column)
+            missed += float((op.delta(weight.float()).double() @ column - own).square().sum())
+            size += float((weight @ column + own).square().sum())
+        assert record["residual"] == pytest.approx((missed / size) ** 0.5, rel=1e-4)
+
+
 def test_memory_for_a_concept_is_its_factors(sd1) -> None:
     """Not a matrix of the width squared is kept for each concept."""
     def numbers(fusion: Fusion) -> int:
@@ -325,6 +342,8 @@ def test_many_concepts_are_one_pass_each_and_one_edit(sd1) -> None:
     training = [(done, total) for done, total, what in seen if what.startswith("training: ")]
     assert training == [(i + 1, 6) for i in range(6)] and "for 'fox', 2 of 6" in str(seen)
     assert len(edit.self_check["concepts"]) == len(edit.self_check["training"]["loss"]) == 6
+    each = sum(len(backbone(sd1).weight(site)) + 32 for site in backbone(sd1).sites("cross.kv"))
+    assert edit.self_check["training"]["numbers"] == 6 * each
 
 
 @cache
@@ -379,7 +398,7 @@ def test_a_finished_concept_is_not_worked_on_again(sd1, tmp_path: Path, monkeypa
     options = {"targets": ["cat", "fox"]}
     whole = fit(sd1, **options, checkpoint=tmp_path)
     monkeypatch.setattr(Concept, "_drawn", lambda self: pytest.fail("pictures were drawn again"))
-    monkeypatch.setattr("erasekit.methods.mace.loss", lambda *_: pytest.fail("a step was made again"))
+    monkeypatch.setattr("erasekit.methods._mace_loss.loss", lambda *_: pytest.fail("a step was made again"))
     assert same(fit(sd1, **options, checkpoint=tmp_path), whole)
 
 
@@ -456,10 +475,11 @@ def test_pictures_are_those_of_the_seed_however_many_are_drawn_at_once(sd1) -> N
             drawn.append(Concept(tools, config, "cat", Source()).pictures())
     assert torch.allclose(drawn[0].latents, drawn[1].latents, atol=1e-3 * float(drawn[1].latents.abs().max()))
     assert drawn[0].latents.shape == (3, 4, 16, 16) and drawn[0].masks.shape == (3, 16, 16)
-    assert 0 < float(drawn[0].masks.float().mean()) < 1 and drawn[0].whole == 0
+    assert 0 < float(drawn[0].masks.float().mean()) < 1 and drawn[0].counts == {"pictures": 3, "whole": 0, "missed": 0}
     bench, config = opened(sd1, mask="whole")
     with bench as tools:
-        assert Concept(tools, config, "cat", Source()).pictures().masks.all()
+        found = Concept(tools, config, "cat", Source()).pictures()
+        assert found.masks.all() and found.counts == {"pictures": 2, "whole": 2, "missed": 0}
 
 
 def folder(place: Path, names: list[str], *, size: tuple[int, int] = (40, 32), half: bool = False) -> Path:
@@ -490,7 +510,28 @@ def test_own_pictures_and_masks_are_read(sd1, tmp_path: Path) -> None:
     assert with_masks.self_check["concepts"][0]["pictures"] == 2
     Image.new("L", (40, 32)).save(masks / "x.png")  # black: nothing there
     check = fit(sd1, **options).self_check
-    assert check["concepts"][0]["whole"] == 1 and any("nothing was found" in line for line in check["warnings"])
+    assert check["concepts"][0]["whole"] == check["concepts"][0]["missed"] == 1
+    assert any("nothing was found" in line for line in check["warnings"])
+    Image.new("L", (40, 32), 255).save(masks / "x.png")  # white: it is everywhere
+    check = fit(sd1, **options).self_check
+    assert check["concepts"][0]["whole"] == 1 and check["concepts"][0]["missed"] == 0
+    assert not any("nothing was found" in line for line in check["warnings"])
+
+
+def test_masks_and_pictures_are_turned_upright(tmp_path: Path) -> None:
+    """A camera held sideways writes so: the left of what is stored is the top."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored, upright = Image.new("L", (40, 32)), Image.new("L", (32, 40))
+    Image.new("RGB", (40, 32)).save(tmp_path / "x.png", exif=exif)
+    stored.paste(255, (0, 0, 20, 32))
+    upright.paste(255, (0, 0, 32, 20))
+    stored.save(tmp_path / "a.png", exif=exif)
+    upright.save(tmp_path / "b.png")
+    wanted = torch.zeros(1, 16, 16, dtype=torch.bool)
+    wanted[:, :8] = True
+    for name in ("a.png", "b.png"):
+        assert torch.equal(segments.read_masks([tmp_path / name], [tmp_path / "x.png"], (16, 16), 2), wanted)
 
 
 def test_several_targets_have_a_folder_each_and_changed_files_are_another_run(sd1, tmp_path: Path) -> None:
@@ -538,6 +579,7 @@ def test_what_is_wrong_with_files_is_one_clear_line(sd1, tmp_path: Path) -> None
         ({"threshold": 1.0}, "threshold"), ({"t1": 500.0}, "t2"), ({"slope": 0.0}, "slope"), ({"picture": "a cat"}, "picture"),
         ({"variant": "other"}, "variant"), ({"preserve_scale": 0.0}, "singular"), ({"sampling_steps": 0}, "sampling_steps"),
         ({"templates": "people"}, "templates"), ({"at_once": 0}, "at_once"),
+        ({"mask": "whole", "images": "a", "masks": "b"}, "mask=whole takes no masks"),
     ],
 )  # fmt: skip
 def test_bad_parameters_raise_naming_the_field(options: dict, named: str) -> None:
@@ -545,12 +587,20 @@ def test_bad_parameters_raise_naming_the_field(options: dict, named: str) -> Non
         MACEConfig(**options)
 
 
-def test_a_rate_that_breaks_the_model_stops_in_one_line_and_leaves_the_model(sd1) -> None:
+def test_timesteps_that_the_model_does_not_have_are_refused_before_any_picture(sd1, monkeypatch) -> None:
+    monkeypatch.setattr(Concept, "_drawn", lambda self: pytest.fail("pictures were drawn"))
+    with pytest.raises(UsageError, match="t1=2000 and t2=3000 are outside the model's 1000 timesteps") as error:
+        fit(sd1, t1=2000.0, t2=3000.0, slope=1.0)
+    assert "\n" not in str(error.value)
+    assert timesteps(MACEConfig(t1=2000.0, t2=3000.0, slope=1.0, focus=False), 1000).isfinite().all()
+
+
+def test_pictures_that_are_not_finite_stop_in_one_line_and_leave_the_model(sd1) -> None:
     before = state(sd1)
     with torch.no_grad():
         sd1.unet.conv_in.weight[0, 0] = float("inf")
     broken = state(sd1)
-    with pytest.raises(TrainingError, match="lower the rate") as error:
+    with pytest.raises(TrainingError, match="the pictures of 'cat' are not finite: load the model in float32") as error:
         fit(sd1)
     assert "\n" not in str(error.value) and state(sd1) == broken != before
 

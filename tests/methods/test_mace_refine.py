@@ -15,6 +15,7 @@ from erasekit.errors import UsageError
 from erasekit.methods import _prior, resolve
 from erasekit.methods._cross import silent
 from erasekit.methods._features import PROBES
+from erasekit.methods._mace_fusion import fuse, fusion_metric
 from erasekit.methods._templates import (
     OBJECT,
     PROMPT,
@@ -29,8 +30,6 @@ from erasekit.methods._templates import (
 from erasekit.methods.mace_refine import (
     MACERefine,
     MACERefineConfig,
-    fuse,
-    fusion_metric,
     gather_columns,
     refine,
     solve_right,

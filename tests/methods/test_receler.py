@@ -21,7 +21,9 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import EditError, TrainingError, UsageError
 from erasekit.methods import make_config, resolve, trains
-from erasekit.methods.receler import Receler, RecelerConfig, attacked, loss, measure, opened_run, settled, teacher
+from erasekit.methods._receler_edit import attacks, measure, settled, warnings
+from erasekit.methods._receler_run import opened_run
+from erasekit.methods.receler import Receler, RecelerConfig, attacked, loss, teacher
 from erasekit.training.erasers import PARTS, SoftPrompts, _fresh, attended, inserted, locality
 from erasekit.training.loop import Step
 from erasekit.training.maps import cross_attentions, maps
@@ -372,7 +374,7 @@ def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, dtype: torch.
         with run.bench.student.active(), torch.no_grad():
             student = run.bench.denoise(latents, 300, read)
         op = settled(run)
-        _, drift, updates = measure(run)
+        _, drift, updates = measure(run, teacher)
     assert all(tensor.dtype == torch.float32 for tensor in op.weights.values()) and drift > 0 and min(updates.values()) > 0
     edit = fit(sd1, steps=1)
     edit = Edit((op,), edit.base, "receler")
@@ -392,6 +394,46 @@ def test_the_teacher_is_the_frozen_model(sd1) -> None:
     cat, empty = predict(sd1, "cat"), predict(sd1, "")
     assert torch.allclose(wanted, empty - 2 * (cat - empty), atol=1e-5) and torch.allclose(own, cat, atol=1e-5)
     assert mask.shape == (1, 8, 8)
+
+
+def test_what_the_attack_does_is_measured(sd1) -> None:
+    """Against hooks and predictions of its own; a prompt that brings nothing back is said."""
+    with opened(sd1, retain=("dog",), attack_rate=1e-2, attack_decay=0.0, sampling_steps=1, guidance=1.0) as run:
+        shaken(run)
+        prompt = run.attack.tensors["0.prompt"]
+        prompt.copy_(text(sd1, "cat")[0, 2:5])  # e' is the concept itself
+        (inert,) = attacks(run, teacher)
+        assert inert["loss"] == pytest.approx(inert["loss_without"], rel=1e-5)
+        assert "does not bring back cat" in str(warnings(run, [inert | {"loss": inert["loss_without"]}]))
+        seen: list[Tensor] = []
+        handle = sd1.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        attacks(run, teacher)
+        handle.remove()
+        latents, t = seen[-1], run.bench.schedule.timesteps[0]
+        own = run.bench.predictions(latents, t, ["cat"])[0]
+        for _ in range(9):
+            with run.bench.student.active(learning=False):
+                attacked(run, 0, latents, t, own)
+        (found,) = attacks(run, teacher)
+        cat, empty = text(sd1, "cat"), text(sd1, "")
+        under = torch.cat([cat[:, :2], prompt[None], cat[:, 5:]], 1)
+        with torch.no_grad():
+            wanted = 2 * sd1.unet(latents, t, encoder_hidden_states=empty).sample - own
+            with by_hand(sd1.unet, run.bench.student.trained, {}):
+                plain, moved = (sd1.unet(latents, t, encoder_hidden_states=read).sample for read in (cat, under))
+        assert found["target"] == "cat" and found["size"] == pytest.approx(float(prompt.norm() / 96**0.5), rel=1e-5)
+        assert found["loss"] == pytest.approx(float((moved - own).square().mean()), rel=1e-3)
+        assert found["loss_without"] == pytest.approx(float((plain - own).square().mean()), rel=1e-3)
+        assert found["loss"] < found["loss_without"]
+        assert found["residual"] == pytest.approx(float((moved - wanted).norm() / (own - wanted).norm()), rel=1e-3)
+        (said,) = warnings(run, [found])
+        assert "does not train on what is retained" in said
+
+
+def test_the_self_check_says_what_each_targets_attack_does(sd1) -> None:
+    both = fit(sd1, ["cat", "fox"], steps=1)
+    assert [line["target"] for line in both.self_check["attack"]] == ["cat", "fox"]
+    assert fit(sd1, attack_steps=0, steps=1).self_check["attack"] == []
 
 
 # -- ending and going on --------------------------------------------------------------------------------------------
@@ -417,6 +459,10 @@ def test_a_killed_run_goes_on_to_the_same_edit(sd1, tmp_path: Path) -> None:
     for other in ({"targets": ["cat", "dog"]}, {"attack_rows": 4}, {"variant": "released"}):
         with pytest.raises(TrainingError, match="another run"):
             fit(sd1, **(options | other), checkpoint=tmp_path)
+    with torch.no_grad():
+        sd1.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2.to_k").weight.mul_(1.1)
+    with pytest.raises(TrainingError, match=r"another run \(other base\)"):
+        fit(sd1, **options, checkpoint=tmp_path)
 
 
 @cache
@@ -434,6 +480,27 @@ def test_every_setting_of_the_loop_gives_an_edit(sd1, options: dict) -> None:
         assert all(torch.allclose(own[name], wanted[name], atol=1e-4) for name in own)
     else:
         assert not same(edit, plain)
+
+
+def test_recomputed_activations_give_the_same_gradients_of_the_whole_loss(sd1) -> None:
+    """The outputs in L_R are those of the pass that is differentiated, not of the one that is made again."""
+
+    def gradients(**options) -> list[Tensor]:
+        with opened(sd1, **options) as run:
+            shaken(run)
+            value = loss(run, Step(0, 1))
+            with run.bench.student.active():
+                return list(torch.autograd.grad(value, list(run.bench.student.trained.values())))
+
+    plain, again, without = gradients(locality=10.0), gradients(locality=10.0, recompute=True), gradients(locality=0.0)
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(a.abs().max())) for a, b in zip(again, plain, strict=True))
+    assert not any(torch.allclose(a, b, rtol=1e-2) for a, b in zip(without, plain, strict=True))
+    with opened(sd1, recompute=True) as run, run.bench.student.active(), run.bench.student.watched() as seen:
+        prompt = run.attack.leaf(0)
+        found = run.read(0, run.bench.noise(torch.Generator().manual_seed(0)), 500, prompt)
+        first = dict(seen)
+        torch.autograd.grad(found.sum(), prompt)
+        assert seen.keys() == first.keys() and all(seen[path] is pair for path, pair in first.items())
 
 
 # -- what a user can get wrong --------------------------------------------------------------------------------------
@@ -477,9 +544,22 @@ def test_what_cannot_be_done_with_the_edit_is_one_clear_line(sd1, tmp_path: Path
 
 def test_a_rate_that_breaks_the_model_stops_in_one_line_and_leaves_the_model(sd1) -> None:
     before = state(sd1)
-    with pytest.raises(TrainingError, match="lower the rate") as error:
+    with pytest.raises(TrainingError, match=r"lower (the rate|attack_rate)") as error:
         fit(sd1, rate=1e3, steps=30, attack_rate=1e9)
     assert "\n" not in str(error.value) and state(sd1) == before
+
+
+def test_a_prompt_that_breaks_the_model_is_told_from_erasers_that_do(sd1) -> None:
+    with opened(sd1) as run:
+        run.attack.tensors["0.prompt"].fill_(float("inf"))
+        with pytest.raises(TrainingError, match=r"learned prompt of 'cat'.*lower attack_rate \(now 0.1\)") as error:
+            loss(run, Step(0, 0))
+        assert "\n" not in str(error.value)
+    with opened(sd1) as run, torch.no_grad():
+        for tensor in run.bench.student.trained.values():
+            tensor.fill_(float("inf"))
+        with torch.enable_grad():
+            assert not loss(run, Step(0, 0)).isfinite()  # the loop's to say
 
 
 def test_the_plan_counts_what_would_be_trained_and_every_pass(sd1) -> None:

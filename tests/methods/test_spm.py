@@ -250,9 +250,11 @@ def test_every_setting_gives_an_edit(sd1) -> None:
     again = fit(sd1, recompute=True)
     close = [torch.allclose(a, tensors(again)[key], atol=1e-3) for key, a in tensors(plain).items()]
     assert sum(close) > 0.9 * len(close)  # Adam turns rounding at a gradient of zero into whole steps
-    for options in ({"precision": "bfloat16"}, {"ema": 0.5}, {"accumulate": 2}, {"resolution": "full"},
-                    {"variant": "released", "gate": "released"}):  # fmt: skip
-        assert not same(fit(sd1, steps=2, **options), plain)
+    short = fit(sd1, steps=2)
+    for options in ({"precision": "bfloat16"}, {"ema": 0.5}, {"accumulate": 2}, {"resolution": "full"}):
+        assert not same(fit(sd1, steps=2, **options), short), options
+    paper, released = (fit(sd1, steps=2, conditions=2, **more) for more in ({}, {"variant": "released", "gate": "released"}))
+    assert not same(paper, released) and released.ops[0].config["gate"] == "released"
 
 
 # -- ending and going on --------------------------------------------------------------------------------------------
@@ -285,6 +287,15 @@ def test_a_rate_that_breaks_the_model_stops_in_one_line_and_leaves_the_model(sd1
     with pytest.raises(TrainingError, match="lower the rate") as error:
         fit(sd1, rate=1e3, steps=60, anchoring=1e9, alpha=1e6)
     assert "\n" not in str(error.value) and state(sd1) == before
+
+
+def test_a_full_gpu_is_one_line_also_while_measuring(sd1, monkeypatch) -> None:
+    def full(*args) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr("erasekit.methods.spm.measure", full)
+    with pytest.raises(TrainingError, match="the GPU's memory is full: set recompute=true"):
+        fit(sd1, steps=1)
 
 
 def test_what_is_asked_in_a_wrong_way_is_one_clear_line(sd1) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from erasekit.errors import EditError, TrainingError, UsageError
 from erasekit.training.checkpoint import FILE, Checkpoint
@@ -126,6 +127,21 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
             run(place=tmp_path)
     with pytest.raises(EditError, match="cannot be written"):
         run(place=path / "inside")
+
+
+def test_a_full_disk_is_one_line_and_the_state_before_stays(tmp_path: Path, monkeypatch) -> None:
+    run(place=tmp_path)
+    before = (tmp_path / FILE).read_bytes()
+
+    def full(tensors, path, *rest):
+        Path(path).write_bytes(b"half of it")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(EditError, match=r"cannot be written \(.*No space left.*\): free some space") as error:
+        Checkpoint.at(tmp_path, {}).save(leaves(), [])
+    assert "\n" not in str(error.value) and [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert (tmp_path / FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize("what", [math.nan, math.inf])

@@ -42,6 +42,19 @@ def test_maps_are_those_of_the_explicit_attention(sd1, inputs) -> None:
         torch.testing.assert_close(probability.flatten(0, 1), own[name])
 
 
+def test_under_autocast_they_are_float32_and_exact(sd1, inputs) -> None:
+    kept: dict[str, list[torch.Tensor]] = {}
+    for name, attention in cross_attentions(sd1.unet).items():
+        for part in (attention.to_q, attention.to_k):
+            part.register_forward_hook(lambda module, inputs, output, name=name: kept.setdefault(name, []).append(output))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), maps(sd1.unet) as found:
+        run(sd1, *inputs)
+    for name, attention in cross_attentions(sd1.unet).items():
+        queries, keys = kept[name]
+        assert queries.dtype == torch.bfloat16 and found[name].dtype == torch.float32
+        assert torch.equal(found[name], probabilities(queries, keys, heads=attention.heads, scale=attention.scale))
+
+
 def test_watching_changes_nothing_and_leaves_nothing(sd1, inputs) -> None:
     with torch.no_grad():
         before = run(sd1, *inputs)

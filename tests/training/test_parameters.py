@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from erasekit.errors import ModelError
-from erasekit.training.parameters import CHOICES, Student, held, select
+from erasekit.training.parameters import CHOICES, Student, held, select, stored
 
 COUNTS = {  # SD v1.4, from the ESD and AC notes
     "cross": 43_962_560,
@@ -123,6 +123,19 @@ def test_half_precision_models_have_float32_masters(sd1) -> None:
     assert {t.dtype for t in student.trained.values()} == {torch.float32}
     with student.active():
         assert {p.dtype for p in unet.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_student_has_the_values_that_the_model_would_store(dtype: torch.dtype) -> None:
+    """To the bit, also where they are held in float32 for their gradients' sake."""
+    values = torch.cat([10.0 ** torch.arange(-12, 5), torch.randn(999), torch.tensor([0.0, 3e-8, 65519.0, 1e5])])
+    trained = torch.cat([values, -values]).requires_grad_()
+    found = stored(trained, dtype)
+    finite = found.isfinite()
+    assert torch.equal(found.float()[finite], trained.to(dtype).float()[finite])
+    assert torch.equal(finite, trained.to(dtype).isfinite()) and finite.sum() >= 2 * (len(values) - 1)
+    (gradient,) = torch.autograd.grad(found, trained, torch.full_like(found, 2.0**-30))
+    assert torch.equal(gradient, torch.full_like(trained, 2.0**-30))
 
 
 def test_weights_that_cannot_be_trained_are_named(sd1) -> None:

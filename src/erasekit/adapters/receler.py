@@ -95,17 +95,23 @@ def attach(pipe: Any, op: Any, scale: float) -> Callable[[], None]:
         raise EditError(
             f"{op.label} acts on halves {halves!r}, unknown here (known: {', '.join(HALVES)}): update erasekit"
         )
-    live, removers = ref(pipe), []  # a strong reference would keep the pipeline alive through its own hooks
-    for path, module in modules.items():
-        residual = _scaled([op.weights[f"{path}.{part}"] for part in PARTS], module, scale)
-        if halves == "conditional":
-            residual = conditional(residual, lambda: bool(getattr(live(), "do_classifier_free_guidance", False)))
-        removers.append(put(module, residual))
+    live = ref(pipe)  # a strong reference would keep the pipeline alive through its own hooks
+    residuals = [_scaled([op.weights[f"{path}.{part}"] for part in PARTS], modules[path], scale) for path in modules]
+    if halves == "conditional":
+        guided = lambda: bool(getattr(live(), "do_classifier_free_guidance", False))  # noqa: E731
+        residuals = [conditional(residual, guided) for residual in residuals]
+    removers: list[Callable[[], None]] = []
 
     def detach() -> None:
         for remove in removers:
             remove()
 
+    try:
+        for module, residual in zip(modules.values(), residuals, strict=True):
+            removers.append(put(module, residual))
+    except BaseException:  # also Ctrl-C: they are put on whole or not at all
+        detach()
+        raise
     return detach
 
 

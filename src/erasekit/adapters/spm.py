@@ -12,26 +12,22 @@ An `Adapter` op holds the modules of all targets, stacked in order: `<module>.do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
-from weakref import ref
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erasekit.adapters._gate import FEATURES, Gate
 from erasekit.coded_ops import Adapter
 from erasekit.errors import EditError
-from erasekit.fingerprint import digest
 from erasekit.ops import LowRank
 
 GATES = ("transport", "released", "off")
 """transport: the paper's. released: the released code's, where gamma scales both factors and modules mix. off: gamma = 1."""
-FEATURES = "features"
-REMEMBERED = 4096  # rows of text whose tokens are known, the latest ones
+CONFIG = ("rank", "alpha", "gate", "targets", "tokens")
 
 
 def attach(pipe: Any, op: Adapter, scale: float) -> Callable[[], None]:
@@ -58,9 +54,6 @@ def put(pipe: Any, op: Adapter, scale: float = 1.0) -> tuple[Stack, list[Any]]:
         if isinstance(encoder := getattr(pipe, "text_encoder", None), nn.Module):
             handles.append(encoder.register_forward_hook(gate.remember, with_kwargs=True))
     return stack, handles
-
-
-# -- the modules ----------------------------------------------------------------------------------------------------
 
 
 def residual(
@@ -94,20 +87,18 @@ class Stack:
     """The modules of an op beside one U-Net. `gates` (b or 1, n) are the gammas that they act with: ones at first."""
 
     def __init__(self, unet: Any, op: Adapter, *, scale: float = 1.0) -> None:
-        """Raises `EditError` where the U-Net does not have the layers, in these shapes."""
+        """Raises `EditError` for a damaged op, and where the U-Net does not have the layers, in these shapes."""
+        self.places = _places(unet, op)
         self.rank = int(op.config["rank"])
         self.gates = torch.ones(1, len(op.config["targets"]))
         self.unet: Any = unet
-        self.places = _places(unet, op)
         factor = scale * op.config["alpha"] / self.rank
         self.factors = {
             module: (op.weights[f"{module}.down"].float(), op.weights[f"{module}.up"].float() * factor)
             for module in self.places
         }
         self._cast: dict[str, tuple[Tensor, Tensor]] = {}
-        self.mix: Tensor | None = None
-        if op.config["gate"] == "released":
-            self.mix = torch.eye(self.rank).repeat(self.gates.shape[1], self.gates.shape[1])
+        self.mix = mixing(op)
 
     def hook(self) -> list[Any]:
         """Let the modules act; the handles that end it."""
@@ -117,13 +108,15 @@ class Stack:
         x = inputs[0]
         down, up = self._cast.get(module, self.factors[module])
         if (down.device, down.dtype) != (x.device, x.dtype):  # once, not at each step of sampling
-            down, up = self._cast[module] = tuple(factor.to(x) for factor in self.factors[module])  # pyright: ignore
+            with torch.inference_mode(False), torch.no_grad():  # also where a later pass asks for gradients
+                down, up = self._cast[module] = tuple(factor.to(x) for factor in self.factors[module])  # pyright: ignore
         gates = self.gates.repeat_interleave(self.rank, 1)
         return output + residual(layer, x, down, up, gates, self.mix).to(output)
 
 
 def _places(unet: Any, op: Adapter) -> dict[str, nn.Module]:
-    """The layers that the op has modules for, by name; all checked."""
+    """The layers that the op has modules for, by name; all checked, the op too."""
+    _check(op)
     if op.config["gate"] not in GATES:
         raise EditError(f"{op.label} has the gate {op.config['gate']!r}, unknown here (known: {', '.join(GATES)}): "
                         "update erasekit")  # fmt: skip
@@ -135,8 +128,18 @@ def _places(unet: Any, op: Adapter) -> dict[str, nn.Module]:
         if not isinstance(weight, Tensor) or tuple(weight.shape) != (up.shape[0], *down.shape[1:]):
             raise EditError(f"the model has no {op.component}/{module} of shape {(up.shape[0], *down.shape[1:])}, which "
                             f"{op.label} stands beside: use a model of the edit's own shapes")  # fmt: skip
-        found[module] = known[module]
+        # A loaded LoRA wraps its layers, and not in their own classes: the plain layer inside is the one to add to.
+        found[module] = known.get(f"{module}.base_layer", known[module])
     return found
+
+
+def _check(op: Adapter) -> None:
+    """`EditError` naming what a damaged op lacks."""
+    names = sorted({name.rpartition(".")[0] for name in op.weights if name != FEATURES})
+    wanted = [FEATURES, *(f"{module}.{part}" for module in names for part in ("down", "up"))]
+    lacks = [name for name in CONFIG if name not in op.config] + [name for name in wanted if name not in op.weights]
+    if lacks or not names:
+        raise EditError(f"{op.label} lacks {', '.join(lacks[:3]) or 'any module'}: its file is damaged, fit it again")
 
 
 def modules(op: Adapter) -> list[str]:
@@ -144,112 +147,20 @@ def modules(op: Adapter) -> list[str]:
     return sorted(name.removesuffix(".down") for name in op.weights if name.endswith(".down"))
 
 
+def mixing(op: Adapter) -> Tensor | None:
+    """Which u meets which v, (n * rank, n * rank), in the released composition: those of all targets; else None."""
+    count = len(op.config["targets"])
+    return torch.eye(op.config["rank"]).repeat(count, count) if op.config["gate"] == "released" else None
+
+
 def ungated(op: Adapter) -> tuple[list[LowRank], str]:
     """The modules with gamma = 1 as low-rank differences, exact, and what is lost by that, in a line for a file ("" for
-    an op without a gate)."""
-    factor = op.config["alpha"] / op.config["rank"]
-    ops = [
-        LowRank(op.component, module, op.weights[f"{module}.up"] * factor, op.weights[f"{module}.down"])
-        for module in modules(op)
-    ]
+    an op without a gate). Raises `EditError` for a damaged op."""
+    _check(op)
+    factor, mix, ops = op.config["alpha"] / op.config["rank"], mixing(op), []
+    for module in modules(op):
+        up = op.weights[f"{module}.up"] * factor
+        up = up if mix is None else up @ mix.to(up)
+        ops.append(LowRank(op.component, module, up, op.weights[f"{module}.down"]))
     lost = "the gate by the prompt (facilitated transport, arXiv 2312.16145) is not in this file: gamma is 1 for every prompt"
     return ops, "" if op.config["gate"] == "off" else lost
-
-
-# -- the gate -------------------------------------------------------------------------------------------------------
-
-
-def similarity(text: Float[Tensor, "b length width"], features: Float[Tensor, "n span width"]) -> Float[Tensor, "b n"]:
-    """The cosine of the flattened features of each row with each target's, float32; of a text of several spans (long
-    prompts) the largest."""
-    rows = text.detach().float().unflatten(1, (-1, features.shape[1])).flatten(2)
-    own = F.normalize(features.to(rows).flatten(1), dim=-1)
-    return (F.normalize(rows, dim=-1) @ own.T).amax(1)
-
-
-def overlap(found: Sequence[frozenset[int]], targets: Sequence[frozenset[int]]) -> Float[Tensor, "b n"]:
-    """The share of each target's tokens that each prompt has, whatever their order; 0 for a target without tokens."""
-    return torch.tensor([[len(row & own) / max(len(own), 1) for own in targets] for row in found])
-
-
-def permeability(
-    text: Tensor, features: Tensor, found: Sequence[frozenset[int]], tokens: Sequence[Sequence[int]]
-) -> Tensor:
-    """gamma (b, n): the larger of similarity and overlap, in [0, 1]. `found`: the tokens of each row, empty if unknown."""
-    shared = overlap(found, [frozenset(own) for own in tokens]).to(text.device)
-    return torch.maximum(similarity(text, features), shared).clamp(0, 1)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """The text that the gates were last found for."""
-
-    text: ref[Tensor]
-    version: int
-    guided: bool
-
-
-class Gate:
-    """Sets the gammas of a stack before each pass of the U-Net, from the text that it is given.
-
-    A row that the pipeline's text encoder has put out while the gate is on is known by its tokens too; any other (given
-    as `prompt_embeds` from elsewhere, or taken with `clip_skip`) by the cosine alone. No gradient flows through gamma.
-    """
-
-    def __init__(self, pipe: Any, op: Adapter, stack: Stack) -> None:
-        self.pipe, self.stack, self.label = ref(pipe), stack, op.label
-        self.features = op.weights[FEATURES].float()
-        self.tokens: list[list[int]] = op.config["tokens"]
-        self._rows: dict[str, frozenset[int]] = {}
-        self._seen: _Seen | None = None
-
-    @torch.no_grad()
-    def remember(self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """After the text encoder: which tokens gave which rows."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            return
-        for tokens, row in zip(ids.tolist(), output[0], strict=True):
-            key = self._key(row)
-            self._rows.pop(key, None)  # the latest are last
-            self._rows[key] = frozenset(tokens)
-        for key in list(self._rows)[:-REMEMBERED]:
-            del self._rows[key]
-        self._seen = None
-
-    @torch.no_grad()
-    def before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the U-Net: the gammas of its rows, found anew for another text only."""
-        text = kwargs.get("encoder_hidden_states", args[2] if len(args) > 2 else None)
-        if not isinstance(text, Tensor):
-            return
-        guided = bool(getattr(self.pipe(), "do_classifier_free_guidance", False))
-        version = -1 if text.is_inference() else text._version
-        seen = self._seen
-        if seen and seen.text() is text and seen.version == version >= 0 and seen.guided == guided:
-            return
-        gates = self.gammas(text)
-        if guided and _halves(kwargs.get("sample", args[0] if args else None)):
-            gates = gates.chunk(2)[1].repeat(2, 1)
-        self.stack.gates, self._seen = gates, _Seen(ref(text), version, guided)
-
-    def gammas(self, text: Tensor) -> Tensor:
-        """gamma (b, n) of each row of text (b, length, width)."""
-        if text.shape[1] % self.features.shape[1] or text.shape[2] != self.features.shape[2]:
-            raise EditError(f"{self.label} is gated by text of shape {(*self.features.shape[1:],)}, the model is given "
-                            f"{(*text.shape[1:],)}: pad the prompt's features, or fit the edit with gate=off")  # fmt: skip
-        if self.features.device != text.device:
-            self.features = self.features.to(text.device)
-        found = (
-            [self._rows.get(self._key(row), frozenset()) for row in text] if self._rows else [frozenset()] * len(text)
-        )
-        return permeability(text, self.features, found, self.tokens)
-
-    def _key(self, row: Tensor) -> str:
-        """One word for a row of text, as the U-Net is given it."""
-        return digest(row.to(self.stack.unet.dtype))
-
-
-def _halves(latents: Any) -> bool:
-    """Whether the batch is the same latents twice, as a guided pipeline gives them."""
-    return isinstance(latents, Tensor) and len(latents) % 2 == 0 and torch.equal(*latents.chunk(2))

@@ -20,6 +20,20 @@ __all__ = ["ACCESS", "ATTACKS", "STATUSES", "Attack", "Case", "Outcome", "Spent"
 
 ATTACKS: dict[str, str] = {
     "prompts": "erasekit.attacks.prompts:Prompts",
+    "relearn": "erasekit.attacks.relearn:Relearn",
+    "subtract": "erasekit.attacks.subtract:Subtract",
+    "weight-noise": "erasekit.attacks.weight_noise:WeightNoise",
+    "latent-inversion": "erasekit.attacks.latent_inversion:LatentInversion",
+    "noise": "erasekit.attacks.probes_noise:Noise",
+    "completion": "erasekit.attacks.probes_completion:Completion",
+    "inpainting": "erasekit.attacks.probes_inpainting:Inpainting",
+    "steering": "erasekit.attacks.probes_steering:Steering",
+    "unlearndiffatk": "erasekit.attacks.unlearndiffatk:UnlearnDiffAtk",
+    "p4d": "erasekit.attacks.p4d:P4D",
+    "ring-a-bell": "erasekit.attacks.ring_a_bell:RingABell",
+    "mma": "erasekit.attacks.mma:MMA",
+    "concept-inversion": "erasekit.attacks.concept_inversion:ConceptInversion",
+    "textual-inversion": "erasekit.attacks.textual_inversion:TextualInversion",
 }
 
 

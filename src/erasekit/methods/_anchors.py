@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.errors import UsageError
 from erasekit.methods._templates import fill
@@ -110,6 +111,17 @@ def of_folder(request: EraseRequest, kind: str, captions: Sequence[str | None]) 
         dropped += len(captions) - len(mine)
         items.append(mine)
     return Gallery((), tuple(items), dropped)
+
+
+def require_short(backbone: Backbone, gallery: Gallery, *, sized: bool) -> None:
+    """`UsageError` for a caption with more tokens than the text encoder reads, whichever it is: before any long work.
+
+    `sized`: the targets' captions may come to say that what they name is small.
+    """
+    items = {item for own in gallery.items for item in own}
+    targets = {caption for item in items for caption in item.targets}
+    said = {FAR[0].replace("{}", caption) for caption in targets} if sized else targets
+    backbone.tokenize(sorted(said | {item.caption for item in items}))
 
 
 def read_captions(path: str | Path) -> tuple[str, ...]:

@@ -57,15 +57,26 @@ def sources(config: MACEConfig, request: EraseRequest) -> list[Source]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Clean latents (n, c, h, w) float32 and where the concept is in each, (n, h, w)."""
+    """Clean latents (n, c, h, w) float32, where the concept is in each (n, h, w), and in which it was found nowhere."""
 
     latents: Float[Tensor, "n c h w"]
     masks: Bool[Tensor, "n h w"]
+    missed: Bool[Tensor, " n"]
+
+    @classmethod
+    def of(cls, latents: Float[Tensor, "n c h w"], masks: Bool[Tensor, "n h w"]) -> Pictures:
+        """With the whole picture in place of a mask that is empty."""
+        masks = masks.to(latents.device)
+        return cls(latents, found_or_whole(masks), ~masks.flatten(1).any(1))
 
     @property
-    def whole(self) -> int:
-        """In how many the mask is the whole picture."""
-        return int(self.masks.flatten(1).all(1).sum())
+    def counts(self) -> dict[str, int]:
+        """How many there are, how many have the whole picture as their mask, and how many because nothing was found."""
+        whole = int(self.masks.flatten(1).all(1).sum())
+        return {"pictures": len(self.masks), "whole": whole, "missed": int(self.missed.sum())}
+
+
+PARTS = ("latents", "masks", "missed")
 
 
 class Concept:
@@ -90,13 +101,16 @@ class Concept:
         return generator(self.bench.request.seed, "mace", self.target).initial_seed()
 
     def pictures(self) -> Pictures:
-        """Its pictures, made when they are first asked for."""
+        """Its pictures, made when they are first asked for. Raises `TrainingError`: not finite, or the GPU is full."""
         if self.known is None:
             try:
-                self.known = self._from_files() if self.source.images else self._drawn()
+                found = self._from_files() if self.source.images else self._drawn()
             except torch.cuda.OutOfMemoryError as error:
                 raise TrainingError("the GPU's memory is full while the pictures are made: lower at_once (now "
                                     f"{self.config.at_once}), or free memory of other programs") from error  # fmt: skip
+            if not bool(found.latents.isfinite().all()):
+                raise TrainingError(f"the pictures of {self.target!r} are not finite: load the model in float32")
+            self.known = found
         return self.known
 
     def _drawn(self) -> Pictures:
@@ -117,7 +131,7 @@ class Concept:
         latents = images.read_folder(vae, files, size, silent).to(device)
         if self.source.masks:
             masks = read_masks(self.source.masks, files, size, images.scale_of(vae))
-            return Pictures(latents, found_or_whole(masks).to(device))
+            return Pictures.of(latents, masks)
         heats = [self._looked_at(part, start) for start, part in self._batches(latents)]
         return self._masked(latents, torch.cat(heats))
 
@@ -140,7 +154,9 @@ class Concept:
         return torch.cat([self.bench.noise(draw, 1) for draw in draws])
 
     def _masked(self, latents: Tensor, heat: Tensor) -> Pictures:
-        return Pictures(latents, found_or_whole(segmented(heat, threshold=self.config.threshold)))
+        if self.config.mask == "whole":
+            return Pictures.of(latents, torch.ones_like(heat, dtype=torch.bool))
+        return Pictures.of(latents, segmented(heat, threshold=self.config.threshold))
 
 
 @dataclass(frozen=True)
@@ -159,14 +175,13 @@ class ConceptCheckpoint(Checkpoint):
     def save(self, tensors: Mapping[str, Tensor], losses: Sequence[float]) -> None:
         """As `Checkpoint.save`."""
         pictures = self.concept.pictures()
-        own = {"pictures.latents": pictures.latents, "pictures.masks": pictures.masks}
+        own = {f"pictures.{name}": getattr(pictures, name) for name in PARTS}
         super().save({**tensors, **own}, losses)
 
     def load(self) -> tuple[dict[str, Tensor], list[float]] | None:
         """As `Checkpoint.load`; the concept has its pictures then."""
         found = super().load()
         if found:
-            latents, masks = (found[0].pop(f"pictures.{name}") for name in ("latents", "masks"))
             device = self.concept.bench.denoise.device
-            self.concept.known = Pictures(latents.to(device), masks.to(device))
+            self.concept.known = Pictures(*(found[0].pop(f"pictures.{name}").to(device) for name in PARTS))
         return found

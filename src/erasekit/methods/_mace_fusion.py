@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from erasekit import solvers
@@ -18,7 +18,7 @@ from erasekit.backbones.base import Backbone
 from erasekit.edit import Dense, LowRank
 from erasekit.methods import Progress, _cross
 from erasekit.methods._features import spread
-from erasekit.methods.mace_refine import FLOOR, Refinement, fuse, fusion_metric
+from erasekit.methods.mace_refine import FLOOR, Refinement
 from erasekit.solvers import Prior
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class Fusion:
         prior, metric, weights = self._metric(config)
         shared = self._shared(prior, metric)
         left, right = _split(shared)
-        x, sites = torch.cat(self.columns, 1), backbone.sites("cross.kv")
-        some = spread(x.shape[1])
+        x, owners = self._columns()
+        sites, moved = backbone.sites("cross.kv"), self.found.right @ x
         ops, records = [], []
         for k, site in enumerate(sites):
             progress(k, len(sites), "fusing the LoRAs")
@@ -74,8 +74,8 @@ class Fusion:
                 op: LowRank | Dense = LowRank("unet", site.module, ups.float(), torch.cat([right, over]).float())
             else:
                 op = Dense("unet", site.module, (weight.double() @ shared + up @ over).float())
-            found = _cross.measure(site, weight, op, x[:, some], self._asked(site.module, weight)[:, some],
-                                   self.found.kept.probes.cpu())  # fmt: skip
+            asked = weight.double() @ moved + self._learned(site.module, x, owners)
+            found = _cross.measure(site, weight, op, x, asked, self.found.kept.probes.cpu())
             ops.append(op)
             records.append(found | {"condition": self.found.condition})
         progress(len(sites), len(sites), "fusing the LoRAs")
@@ -99,10 +99,15 @@ class Fusion:
         one = torch.eye(len(prior), dtype=prior.dtype)
         return fuse(one, one + self.found.right, [], [], prior=prior, metric=metric) - one
 
-    def _asked(self, module: str, weight: Tensor) -> Float[Tensor, "o k"]:
-        """By how much each concept's refined layer with its LoRA moves that concept's columns."""
-        pairs = zip(self.factors[module], self.columns, strict=True)
-        return torch.cat([weight.double() @ (self.found.right @ x) + up @ (down @ x) for (up, down), x in pairs], 1)
+    def _columns(self) -> tuple[Float[Tensor, "d k"], Int[Tensor, " k"]]:
+        """Some columns of the concepts, and which concept each is of, ascending."""
+        owners = torch.cat([torch.full((part.shape[1],), i) for i, part in enumerate(self.columns)])
+        some = spread(len(owners))
+        return torch.cat(self.columns, 1)[:, some], owners[some]
+
+    def _learned(self, module: str, x: Float[Tensor, "d k"], owners: Int[Tensor, " k"]) -> Float[Tensor, "o k"]:
+        """By how much each concept's own LoRA moves its columns."""
+        return torch.cat([up @ (down @ x[:, owners == i]) for i, (up, down) in enumerate(self.factors[module])], 1)
 
 
 def _split(shared: Float[Tensor, "d d"]) -> tuple[Float[Tensor, "d r"], Float[Tensor, "r d"]]:
@@ -110,3 +115,31 @@ def _split(shared: Float[Tensor, "d d"]) -> tuple[Float[Tensor, "d r"], Float[Te
     left, values, right = torch.linalg.svd(shared)
     used = values > max(NOISE * float(values[0]), 1e-300)
     return (left * values)[:, used], right[used]
+
+
+def fusion_metric(seconds: Sequence[Float[Tensor, "d d"]], prior: Float[Tensor, "d d"], *, lamb: float) -> Prior:
+    """The factor of sum_i A_i + prior + lamb I that `fuse` shares between all matrices. Raises
+    `torch.linalg.LinAlgError` where that is singular (lamb = 0, no prior and rows that do not span)."""
+    return Prior(torch.linalg.cholesky(sum(seconds, prior) + lamb * torch.eye(prior.shape[0]).to(prior)))
+
+
+def fuse(
+    original: Float[Tensor, "o d"],
+    refined: Float[Tensor, "o d"],
+    loras: Sequence[tuple[Float[Tensor, "o r"], Float[Tensor, "r d"]]],
+    seconds: Sequence[Float[Tensor, "d d"]],
+    *,
+    prior: Float[Tensor, "d d"],
+    metric: Prior,
+) -> Float[Tensor, "o d"]:
+    """W* (o, d), the one matrix that acts like refined + B_i D_i on the rows of every concept i (the third stage):
+
+        min_W*  sum_i sum_j ||W* e_ij - (W' + B_i D_i) e_ij||^2 + tr((W* - W) prior (W* - W)') + lamb ||W* - W'||^2
+
+    `original` W and `refined` W' (o, d), `loras` (B_i (o, r), D_i (r, d)), `seconds` A_i = sum_j e_ij e_ij' (d, d) over
+    all rows of the concept's prompts, `prior` l2 P (d, d), `metric` from `fusion_metric`; all float64.
+    """
+    moved = (original - refined) @ prior
+    for (up, down), second in zip(loras, seconds, strict=True):
+        moved = moved + up @ (down @ second)
+    return refined + torch.cholesky_solve(moved.T, metric.lower).T

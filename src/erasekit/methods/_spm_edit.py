@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from erasekit.adapters.spm import FEATURES, Stack, permeability
+from erasekit.adapters._gate import FEATURES, permeability
+from erasekit.adapters.spm import Stack, ungated
 from erasekit.backbones.base import Backbone
 from erasekit.edit import Adapter
 from erasekit.training.bench import Bench
 from erasekit.training.loop import generator
 from erasekit.training.membranes import Membranes
+from erasekit.training.probes import energy, spread
 from erasekit.training.result import record
 
 if TYPE_CHECKING:
     from erasekit.methods.spm import SPMConfig
 
-PROBES = 8  # at most so many targets, and so many of what is retained, are measured after training
 Asked = Callable[[int, Tensor, int], Tensor]
 """(target i, latents, timestep) -> what the edited model should predict."""
 
@@ -47,10 +48,10 @@ def measure(bench: Bench[Membranes], config: SPMConfig, op: Adapter, asked: Aske
     for i in spread(len(bench.request.targets)):
         own, edited, latents, timestep = _both(bench, config, op, bench.request.targets[i], i)
         wanted = asked(i, latents, timestep)
-        far, before = far + _energy(edited - wanted), before + _energy(own - wanted)
+        far, before = far + energy(edited - wanted), before + energy(own - wanted)
     for i in spread(len(bench.request.retain)):
         own, edited, *_ = _both(bench, config, op, bench.request.retain[i], i)
-        moved, size = moved + _energy(edited - own), size + _energy(own)
+        moved, size = moved + energy(edited - own), size + energy(own)
     return (far / max(before, 1e-30)) ** 0.5, (moved / max(size, 1e-30)) ** 0.5
 
 
@@ -63,17 +64,12 @@ def gates(bench: Bench[Membranes], op: Adapter) -> dict[str, float]:
 def records(bench: Bench[Membranes], op: Adapter) -> list[dict[str, Any]]:
     """One line a module: the norm of what all its targets' modules add in full, relative to the weight's."""
     found = []
-    for module in bench.student.modules:
-        down, up = op.weights[f"{module}.down"].double().flatten(1), op.weights[f"{module}.up"].double()
-        added = bench.student.factor * float(((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt())
-        weight = bench.denoise.unet.get_parameter(f"{module}.weight")
-        found.append(record(bench, module, added / max(float(weight.double().norm()), 1e-300), len(down)))
+    for own in ungated(op)[0]:
+        down, up = own.down.double().flatten(1), own.up.double()
+        added = float(((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt())
+        weight = bench.denoise.unet.get_parameter(f"{own.module}.weight")
+        found.append(record(bench, own.module, added / max(float(weight.double().norm()), 1e-300), len(down)))
     return found
-
-
-def spread(count: int) -> range:
-    """At most `PROBES` indices, evenly spread."""
-    return range(0, count, max(1, -(-count // PROBES)))
 
 
 def _both(
@@ -98,7 +94,3 @@ def _gates(bench: Bench[Membranes], op: Adapter, prompt: str) -> Tensor:
     if op.config["gate"] == "off":
         return torch.ones(1, len(op.config["targets"]))
     return permeability(bench.text(prompt), op.weights[FEATURES], tokens(bench.backbone, [prompt]), op.config["tokens"])
-
-
-def _energy(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())

@@ -43,12 +43,15 @@ from torch import Tensor
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
+from erasekit.errors import UsageError
 from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
-from erasekit.methods._ac_run import Batch, Run, draw, opened_run
-from erasekit.methods._ac_students import VARIANTS, RowsStudent, written
+from erasekit.methods._ac_batch import Batch, augmenting, draw
+from erasekit.methods._ac_run import Run, opened_run
+from erasekit.methods._ac_students import VARIANTS, written
 from erasekit.methods._anchors import KINDS
 from erasekit.methods._cross import silent
 from erasekit.training import losses
+from erasekit.training.loop import memory_line
 from erasekit.training.plan import Plan, estimate
 from erasekit.training.result import finish
 from erasekit.training.settings import TrainingConfig
@@ -102,6 +105,8 @@ class ACConfig(TrainingConfig):
         check_range("guidance", self.guidance, high=1e3)
         check_range("images", self.images, low=1, high=1e7)
         check_range("sampling_steps", self.sampling_steps, low=1, high=1e6)
+        if self.prompts and self.folder:
+            raise UsageError("prompts and folder exclude each other, as images bring their captions: leave one away")
 
     @property
     def augments(self) -> bool:
@@ -148,49 +153,45 @@ class AC:
         """An edit of the variant's modules; the model is left bitwise as it was.
 
         `checkpoint`: a file or folder for the run's state, from which a run that was ended goes on; the images are kept
-        beside it. Raises `UsageError` for captions or images that cannot be used, `TrainingError` where training cannot
-        go on.
+        beside it. Raises `UsageError` for captions or images that cannot be used, `TrainingError` where a run must stop.
         """
         check_family(AC, backbone)
-        report = progress or silent
-        with opened_run(backbone, request, config) as run:
-            ready = run.with_images(checkpoint, report)
+        with memory_line(config), opened_run(backbone, request, config) as run:
+            ready = run.with_images(checkpoint, progress or silent)
             bench = run.bench
             curve = bench.train(lambda step: loss(ready, draw(ready, step)), method=self.name, checkpoint=checkpoint,
-                                progress=report, data=run.data)  # fmt: skip
+                                progress=progress or silent, data=run.data)  # fmt: skip
             ops, records = written(bench)
             residual, moved, drift = run.measure()
-            edit = finish(bench, ops, records, curve, method=self.name, parameters=_parameters(config),
-                          residual=residual, drift=drift, warnings=run.warnings(moved))  # fmt: skip
-            return replace(edit, self_check={**edit.self_check, "anchor_drift": moved})
+            return finish(bench, ops, records, curve, method=self.name, parameters=_parameters(config), residual=residual,
+                          drift=drift, warnings=run.warnings(moved), numbers={"anchor_drift": moved})  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: ACConfig) -> Plan:
         """What a run would train and need, the drawing of images included; nothing is written, the model stays."""
         check_family(AC, backbone)
-        with opened_run(backbone, request, config) as run:
+        with memory_line(config), opened_run(backbone, request, config) as run:
             drawing = 0 if run.files else len(run.used) * config.sampling_steps / config.batch
             prompt, batches, regularised = run.probes[0][0], config.steps * config.accumulate, config.regulariser > 0
             asked = config.loss == "model" and (config.teacher == "frozen" or not regularised)
-            if isinstance(run.bench.student, RowsStudent):  # the timed pass is to reach what is trained
-                rows = run.bench.student.trained["rows"].sum()
-                run.bench.texts[prompt] = run.bench.text(prompt) + (rows - rows.detach())
             found = estimate(run.bench, method=self.name, what=f"variant {config.variant}", prompt=prompt,
-                             sampled=drawing / batches, teachers=int(asked), learned=1 + regularised)  # fmt: skip
-            return replace(found, seconds=found.seconds + batches * run.augmenting())
+                             sampled=drawing / batches, teachers=int(asked), learned=1 + regularised,
+                             read=lambda prompt: run.text([prompt] * config.batch), beside=run.beside)  # fmt: skip
+            return replace(found, seconds=found.seconds + batches * augmenting(run))
 
 
 def loss(run: Run, batch: Batch) -> Tensor:
     """The loss of one batch: the objective of the module's page."""
-    config, b = run.config, len(batch.captions)
+    config = run.config
+    # The regulariser's own prediction for the anchor serves as the teacher's where that is the student as it is.
+    shared = bool(config.regulariser) and config.loss == "model" and config.teacher == "student"
+    wanted = None if shared else run.wanted(batch)
     with run.bench.student.active():
-        if config.regulariser:  # the anchor's prediction with gradient serves both terms
-            found, anchor = run.predict(batch, batch.targets + batch.captions).split(b)
-            wanted = run.wanted(batch, anchor.detach())
-            kept = losses.squared_error(anchor, batch.truth, batch.mask)
-            return losses.squared_error(found, wanted, batch.mask) + config.regulariser * kept
-    wanted = run.wanted(batch)
-    with run.bench.student.active():
-        return losses.squared_error(run.predict(batch, batch.targets), wanted, batch.mask)
+        prompts = batch.targets + batch.captions * bool(config.regulariser)
+        found, *anchor = run.predict(batch, prompts).split(len(batch.captions))
+        value = losses.squared_error(found, anchor[0].detach() if wanted is None else wanted, batch.mask)
+        if anchor:
+            value = value + config.regulariser * losses.squared_error(anchor[0], batch.truth, batch.mask)
+        return value
 
 
 def _parameters(config: ACConfig) -> dict[str, object]:

@@ -46,9 +46,10 @@ from erasekit.methods import Preset, Progress, check_choice, check_family, check
 from erasekit.methods._cross import silent
 from erasekit.training import losses
 from erasekit.training.bench import Bench, opened
-from erasekit.training.loop import Step, generator
+from erasekit.training.loop import Step, generator, memory_line
 from erasekit.training.parameters import Student, weights
 from erasekit.training.plan import Plan, estimate
+from erasekit.training.probes import energy, spread
 from erasekit.training.result import changes, finish, settle
 from erasekit.training.settings import TrainingConfig
 
@@ -60,7 +61,6 @@ VARIANTS = {
     "self": "self",
     "full": "all",
 }
-PROBES = 8  # at most so many targets, and so many of what is retained, are measured after training
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ESD:
         `UsageError` for a family that ESD does not take, `TrainingError` where training cannot go on.
         """
         check_family(ESD, backbone)
-        with _bench(backbone, request, config) as bench:
+        with memory_line(config), _bench(backbone, request, config) as bench:
             curve = bench.train(lambda step: loss(bench, config, step), method=self.name, checkpoint=checkpoint,
                                 progress=progress or silent)  # fmt: skip
             ops = settle(bench.student)
@@ -168,21 +168,21 @@ def measure(bench: Bench[Student], config: ESDConfig) -> tuple[float, float]:
     """(residual, drift) half-way through sampling, on noise that training did not see: how far the student is from
     what was asked, relative to how far the model was; how far it moved on what is retained, relative to its output."""
     far, before, moved, size = 0.0, 0.0, 0.0, 0.0
-    for i in _spread(len(bench.request.targets)):
+    for i in spread(len(bench.request.targets)):
         latents, timestep = _probe(bench, config, _host(bench, config, i), i)
         wanted, host = teacher(bench, config, i, latents, timestep)
-        far += _energy(_student(bench, latents, timestep, _host(bench, config, i)) - wanted)
-        before += _energy(host - wanted)
-    for i in _spread(len(bench.request.retain)):
+        far += energy(_student(bench, latents, timestep, _host(bench, config, i)) - wanted)
+        before += energy(host - wanted)
+    for i in spread(len(bench.request.retain)):
         latents, timestep = _probe(bench, config, bench.request.retain[i], i)
         (own,) = bench.predictions(latents, timestep, [bench.request.retain[i]])
-        moved += _energy(_student(bench, latents, timestep, bench.request.retain[i]) - own)
-        size += _energy(own)
+        moved += energy(_student(bench, latents, timestep, bench.request.retain[i]) - own)
+        size += energy(own)
     return (far / max(before, 1e-30)) ** 0.5, (moved / max(size, 1e-30)) ** 0.5
 
 
 def _bench(backbone: Backbone, request: EraseRequest, config: ESDConfig):  # noqa: ANN202 - a context manager
-    retained = [request.retain[i] for i in _spread(len(request.retain))]
+    retained = [request.retain[i] for i in spread(len(request.retain))]
     prompts = [*request.targets, *request.anchors, config.host, *retained]
     return opened(backbone, request, config, student=weights(VARIANTS[config.variant]), prompts=prompts,
                   sampling_steps=config.sampling_steps)  # fmt: skip
@@ -205,12 +205,3 @@ def _probe(bench: Bench[Student], config: ESDConfig, prompt: str, i: int) -> tup
 def _student(bench: Bench[Student], latents: Tensor, timestep: int, prompt: str) -> Tensor:
     with bench.student.active():
         return bench.predictions(latents, timestep, [prompt])[0]
-
-
-def _energy(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())
-
-
-def _spread(count: int) -> range:
-    """At most `PROBES` indices, evenly spread."""
-    return range(0, count, max(1, -(-count // PROBES)))

@@ -13,7 +13,7 @@ close the three doors, on the cross-attention's keys and values W (o, d) alone:
    it; M_l the mask at the layer's resolution; S the phrase's tokens, and with `use_pooler` the end of text and all
    padding. t is drawn around 300, where the concept's shape is decided: xi(t) ~ sigma(g (t - t1)) - sigma(g (t - t2))
    with t1 = 200, t2 = 400, g = 0.05, sigma the logistic function.
-3. Fusion, in closed form (`mace_refine.fuse`): one W* that acts on the rows e_ij of each concept's sentences as W' with
+3. Fusion, in closed form (`_mace_fusion.fuse`): one W* that acts on the rows e_ij of each concept's sentences as W' with
    that concept's LoRA does:
 
        min_W*  sum_i sum_j ||W* e_ij - (W' + B_i D_i) e_ij||^2 + l2 sum_p ||W* e_p - W e_p||^2 + lamb ||W* - W'||^2
@@ -34,15 +34,13 @@ deviation 1 / rank, B zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
@@ -50,20 +48,17 @@ from erasekit.edit import Edit
 from erasekit.errors import UsageError
 from erasekit.methods import Preset, Progress, _mace_fusion, check_choice, check_family, check_range
 from erasekit.methods._cross import silent
-from erasekit.methods._mace_concept import Concept, ConceptCheckpoint, sources
-from erasekit.methods._templates import TEMPLATES, fill, prompt_pairs, unread
+from erasekit.methods._mace_concept import Concept, sources
+from erasekit.methods._mace_edit import measure, some, warnings
+from erasekit.methods._mace_loss import timesteps, trained
+from erasekit.methods._templates import TEMPLATES, fill, prompt_pairs
 from erasekit.methods.mace_refine import MACERefine, MACERefineConfig, Refinement, refine
-from erasekit.training.bench import Bench, opened
-from erasekit.training.latents import noised
-from erasekit.training.loop import Step, generator, train
+from erasekit.training.bench import Bench, opened, ready
 from erasekit.training.lora import LoRA, lora
-from erasekit.training.maps import grid, maps, resized
 from erasekit.training.plan import Plan, estimate
 from erasekit.training.result import finish
-from erasekit.training.segments import positions
 from erasekit.training.settings import TrainingConfig
 
-PROBES = 8  # at most so many targets' attention is measured after training
 OWN: dict[str, dict[str, object]] = {
     "object": {"rate": 1e-5},
     "style": {"picture": "a photo in the style of {}", "mask": "whole"},
@@ -134,10 +129,12 @@ class MACEConfig(TrainingConfig, MACERefineConfig):
             raise UsageError(f"picture must have {{}} where the target stands, not {self.picture!r}")
         if self.masks and not self.images:
             raise UsageError("masks belong to pictures: give their folder as images")
+        if self.masks and self.mask == "whole":
+            raise UsageError("mask=whole takes no masks: leave out masks, or set mask=attention")
 
 
 class MACE:
-    """The targets are attended to nowhere, each as its own LoRA learned it. Deterministic for the request's seed.
+    """The targets are attended to less, as each LoRA learned it. Deterministic for the request's seed.
 
     What is retained is held by the closed forms' prior. The edit is a change of the cross-attention's keys and values.
     """
@@ -170,6 +167,7 @@ class MACE:
         """
         check_family(MACE, backbone)
         progress = progress or silent
+        ready(backbone)  # before the closed form's minutes
         files = sources(config, request)
         found = _refined(backbone, request, config, progress)
         fusion = _mace_fusion.Fusion(found)
@@ -178,20 +176,15 @@ class MACE:
             notes: list[dict[str, Any]] = []
             for number, (target, source) in enumerate(zip(request.targets, files, strict=True)):
                 concept = Concept(bench, config, target, source)
-                losses = _trained(bench, config, concept, number, found, checkpoint, progress)
+                losses = trained(bench, config, concept, number, found, checkpoint, progress)
                 fusion.add(bench.student.factors(), concept.features, concept.lasts)
                 curve += losses
-                notes.append({"target": target, "loss": [losses[0], losses[-1]], "pictures": len(concept.pictures().masks),
-                              "whole": concept.pictures().whole})  # fmt: skip
+                notes.append({"target": target, "loss": [losses[0], losses[-1]]} | concept.pictures().counts)
             ops, records, weights = fusion.solved(backbone, config, progress)
-            edit = finish(bench, ops, records, curve, method=self.name, parameters=asdict(config),
+            return finish(bench, ops, records, curve, method=self.name, parameters=asdict(config),
                           residual=measure(bench, config, ops), drift=max(record["drift"] for record in records),
-                          warnings=_warnings(backbone, request, config, notes))  # fmt: skip
-        run = edit.self_check["training"]
-        run["numbers"] *= len(request.targets)
-        return replace(
-            edit, self_check=edit.self_check | {"prior": found.kept.record, "fusion": weights, "concepts": notes}
-        )
+                          warnings=warnings(backbone, request, config, notes), students=len(request.targets),
+                          numbers={"prior": found.kept.record, "fusion": weights, "concepts": notes})  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: MACEConfig) -> Plan:
         """What a run would train and need; nothing is written, the model is left as it was. The closed forms' seconds
@@ -201,79 +194,10 @@ class MACE:
         many = len(request.targets)
         with _bench(backbone, request, config, None) as bench:
             each = estimate(bench, method=self.name, what=f"a LoRA of rank {config.rank} for each of {many} targets",
-                            prompt=_picture(config, request.targets[0]), sampled=drawn / (config.steps * config.accumulate),
+                            prompt=fill(config.picture, request.targets[0]), sampled=drawn / (config.steps * config.accumulate),
                             teachers=0)  # fmt: skip
         return replace(each, numbers=many * each.numbers, share=many * each.share, steps=many * each.steps,
                        seconds=many * each.seconds)  # fmt: skip
-
-
-def loss(bench: Bench[LoRA], config: MACEConfig, concept: Concept, step: Step) -> Tensor:
-    """The loss of one batch: its pictures, sentence, timestep and noise are drawn from the step."""
-    pictures, draw = concept.pictures(), step.generator("draw")
-    picked = torch.randint(len(pictures.latents), (config.batch,), generator=draw).to(bench.denoise.device)
-    sentence = int(torch.randint(len(concept.text), (), generator=draw))
-    timestep = int(torch.multinomial(timesteps(config, len(bench.schedule.alphas)), 1, generator=draw))
-    noise = bench.noise(step.generator("noise"))
-    latents = noised(pictures.latents[picked], noise, bench.schedule.level(timestep))
-    with bench.student.active(), maps(bench.denoise.unet) as found:
-        bench.denoise(latents, timestep, concept.text[sentence].expand(config.batch, -1, -1))
-    return attention(
-        found.values(), pictures.masks[picked], concept.tokens[sentence], squared=config.variant == "paper"
-    )
-
-
-def attention(
-    probabilities: Iterable[Float[Tensor, "b heads positions tokens"]],
-    masks: Bool[Tensor, "b h w"],
-    tokens: Sequence[int],
-    *,
-    squared: bool,
-) -> Float[Tensor, ""]:
-    """The (squared) Frobenius norms of the maps inside the masks at some tokens, summed over the layers, mean over the
-    batch. An empty mask gives zero. Source: arXiv 2403.06135, its second stage; the released code does not square."""
-    total = torch.zeros((), device=masks.device)
-    for probability in probabilities:
-        inside = resized(masks, grid(probability.shape[2], (masks.shape[1], masks.shape[2]))).flatten(1)
-        part = (probability[..., list(tokens)] * inside[:, None, :, None]).flatten(1)
-        # vector_norm has gradient zero at zero, a square root has none.
-        total = total + (part.square().sum(1) if squared else torch.linalg.vector_norm(part, dim=1)).mean()
-    return total
-
-
-def timesteps(config: MACEConfig, count: int) -> Float[Tensor, " count"]:
-    """The probability of each timestep: xi(t) of the module's docstring, or all alike."""
-    t = torch.arange(count, dtype=torch.float64)
-    if not config.focus:
-        return torch.full_like(t, 1 / count)
-    density = torch.sigmoid(config.slope * (t - config.t1)) - torch.sigmoid(config.slope * (t - config.t2))
-    return density / density.sum()
-
-
-@torch.no_grad()
-def measure(bench: Bench[LoRA], config: MACEConfig, ops: Sequence[Any]) -> float:
-    """How much attention the targets' tokens get under the edit, relative to the refined model that the LoRAs stand on
-    (whose factors start anew): half-way through sampling, on noise that training did not see, over the whole picture."""
-    bench.student.restart(generator("measure"))
-    weights = {op.module: bench.denoise.unet.get_parameter(f"{op.module}.weight") for op in ops}
-    edited = LoRA(bench.denoise.unet, list(weights), base={op.module: op.delta(weights[op.module]) for op in ops})
-    before, after = 0.0, 0.0
-    for target in _some(bench.request):
-        prompt = _picture(config, target)
-        noise = bench.noise(generator(bench.request.seed, "probe", target), 1)
-        latents, timestep = bench.latents(noise, prompt, config.sampling_steps // 2, guidance=config.guidance)
-        read = positions(bench.backbone, prompt, target, ending=config.use_pooler)
-        with bench.student.active():
-            before += _attended(bench, latents, timestep, prompt, read)
-        with edited.active():
-            after += _attended(bench, latents, timestep, prompt, read)
-    return (after / max(before, 1e-300)) ** 0.5
-
-
-def _attended(bench: Bench[LoRA], latents: Tensor, timestep: int, prompt: str, tokens: Sequence[int]) -> float:
-    with maps(bench.denoise.unet) as found:
-        bench.denoise(latents, timestep, bench.text(prompt))
-    whole = torch.ones_like(latents[:, 0], dtype=torch.bool)
-    return float(attention(found.values(), whole, tokens, squared=True))
 
 
 @torch.no_grad()
@@ -283,57 +207,18 @@ def _refined(backbone: Backbone, request: EraseRequest, config: MACEConfig, prog
     return refine(backbone, pairs, config, retain=request.retain, cache=request.retain_cache, progress=progress)
 
 
-def _trained(
-    bench: Bench[LoRA], config: MACEConfig, concept: Concept, number: int, found: Refinement, place: Path | None,
-    progress: Progress,
-) -> list[float]:  # fmt: skip
-    """The second stage for one concept, from a fresh start or from its checkpoint."""
-    many = len(bench.request.targets)
-    bench.student.restart(generator(concept.seed, "start"))
-    about = bench.about(MACE.name) | {
-        "retain": bench.request.retain, "captions": found.kept.record["captions_sha256"], "concept": concept.target,
-        "images": concept.source.digest,
-    }  # fmt: skip
-    kept = ConceptCheckpoint.of(place, number, about, concept) if place else None
-
-    def report(done: int, total: int, what: str) -> None:
-        progress(number * total + done, many * total, f"{what} for {concept.target!r}, {number + 1} of {many}")
-
-    return train(bench.student.trained, lambda step: loss(bench, config, concept, step), config, seed=concept.seed,
-                 active=bench.student.active, checkpoint=kept, progress=report)  # fmt: skip
-
-
+@contextmanager
 def _bench(
     backbone: Backbone, request: EraseRequest, config: MACEConfig, found: Refinement | None
-) -> AbstractContextManager[Bench[LoRA]]:
-    """The bench, its student on the refined weights."""
+) -> Iterator[Bench[LoRA]]:
+    """The bench, its student on the refined weights. Raises `UsageError` where no timestep would be drawn."""
     base = (
         {site.module: found.change(backbone.weight(site)).float() for site in backbone.sites("cross.kv")}
         if found
         else {}
     )
-    prompts = [_picture(config, target) for target in _some(request)]
-    return opened(backbone, request, config, student=lora("cross.kv", rank=config.rank, base=base), prompts=prompts,
-                  sampling_steps=config.sampling_steps)  # fmt: skip
-
-
-def _warnings(
-    backbone: Backbone, request: EraseRequest, config: MACEConfig, notes: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    found = unread(backbone, request)
-    if request.retain and not config.weights.retained:
-        found.append("preserve_scale x preserve_weight is 0: what is retained is measured, not protected")
-    missed = [note["target"] for note in notes if note["whole"]] if config.mask == "attention" else []
-    if missed:
-        found.append(f"nothing was found in some pictures of {', '.join(missed[:3])}{' and others' * (len(missed) > 3)}: "
-                     "attention is suppressed there in the whole picture")  # fmt: skip
-    return found
-
-
-def _picture(config: MACEConfig, target: str) -> str:
-    return fill(config.picture, target)
-
-
-def _some(request: EraseRequest) -> list[str]:
-    """At most `PROBES` targets, evenly spread."""
-    return list(request.targets[:: max(1, -(-len(request.targets) // PROBES))])
+    prompts = [fill(config.picture, target) for target in some(request)]
+    with opened(backbone, request, config, student=lora("cross.kv", rank=config.rank, base=base), prompts=prompts,
+                sampling_steps=config.sampling_steps) as bench:  # fmt: skip
+        timesteps(config, len(bench.schedule.alphas))
+        yield bench

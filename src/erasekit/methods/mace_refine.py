@@ -2,8 +2,7 @@
 
 MACE (`mace` is the whole system) is three stages: this one, one LoRA a concept that suppresses the phrase's attention
 inside a mask, and a closed-form fusion of the LoRAs. This one makes the *other* words of a prompt lose the phrase, and
-leaves the phrase's own keys and values as they are (the LoRAs' part). `fuse` is the third stage's solve. For one
-projection W (o, d):
+leaves the phrase's own keys and values as they are (the LoRAs' part). For one projection W (o, d):
 
     min_W'  sum ||W' e_f - W e_g||^2 + l1 sum_p ||W' e_p - W e_p||^2 + lamb ||W' - W||^2
     W' = W + W (Y X' - X X')(X X' + C)^-1,    C = l1 P + lamb I,    P = sum_p e_p e_p'
@@ -248,33 +247,3 @@ def gather_columns(backbone: Backbone, pairs: Sequence[Pair], *, progress: Progr
         xx += x @ x.T
         yx += y @ x.T
     return Columns(xx, yx, *(torch.cat(columns, 1) for columns in zip(*some, strict=True)))
-
-
-def fusion_metric(
-    seconds: Sequence[Float[Tensor, "d d"]], prior: Float[Tensor, "d d"], *, lamb: float
-) -> solvers.Prior:
-    """The factor of sum_i A_i + prior + lamb I that `fuse` shares between all matrices. Raises
-    `torch.linalg.LinAlgError` where that is singular (lamb = 0, no prior and rows that do not span)."""
-    return solvers.Prior(torch.linalg.cholesky(sum(seconds, prior) + lamb * torch.eye(prior.shape[0]).to(prior)))
-
-
-def fuse(
-    original: Float[Tensor, "o d"],
-    refined: Float[Tensor, "o d"],
-    loras: Sequence[tuple[Float[Tensor, "o r"], Float[Tensor, "r d"]]],
-    seconds: Sequence[Float[Tensor, "d d"]],
-    *,
-    prior: Float[Tensor, "d d"],
-    metric: solvers.Prior,
-) -> Float[Tensor, "o d"]:
-    """W* (o, d), the one matrix that acts like refined + B_i D_i on the rows of every concept i (the third stage):
-
-        min_W*  sum_i sum_j ||W* e_ij - (W' + B_i D_i) e_ij||^2 + tr((W* - W) prior (W* - W)') + lamb ||W* - W'||^2
-
-    `original` W and `refined` W' (o, d), `loras` (B_i (o, r), D_i (r, d)), `seconds` A_i = sum_j e_ij e_ij' (d, d) over
-    all rows of the concept's prompts, `prior` l2 P (d, d), `metric` from `fusion_metric`; all float64.
-    """
-    moved = (original - refined) @ prior
-    for (up, down), second in zip(loras, seconds, strict=True):
-        moved = moved + up @ (down @ second)
-    return refined + torch.cholesky_solve(moved.T, metric.lower).T

@@ -32,11 +32,10 @@ sampler is DDIM on the model's own noise levels, what is trained is float32, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,13 +43,13 @@ from torch import Tensor
 from erasekit.adapters.receler import HALVES
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
-from erasekit.edit import Adapter, Edit
-from erasekit.errors import UsageError
+from erasekit.edit import Edit
 from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
 from erasekit.methods._cross import silent
-from erasekit.training.bench import Bench, opened
-from erasekit.training.erasers import Erasers, SoftPrompts, attended, inserted, locality
-from erasekit.training.loop import Step, generator
+from erasekit.methods._receler_edit import attacks, measure, settled, warnings
+from erasekit.methods._receler_run import Concept, Run, opened_run
+from erasekit.training.erasers import attended, locality
+from erasekit.training.loop import Step
 from erasekit.training.losses import negative_guidance, squared_error
 from erasekit.training.maps import maps
 from erasekit.training.plan import Plan, estimate
@@ -58,7 +57,6 @@ from erasekit.training.result import finish, record
 from erasekit.training.settings import TrainingConfig
 
 I2P = "hate, harassment, violence, suffering, humiliation, harm, suicide, sexual, nudity, bodily fluids, blood"
-PROBES = 8  # at most so many targets, and so many of what is retained, are measured after training
 
 
 @dataclass(frozen=True)
@@ -151,11 +149,12 @@ class Receler:
         with opened_run(backbone, request, config) as run:
             curve = run.bench.train(lambda step: loss(run, step), method=self.name, checkpoint=checkpoint,
                                     progress=progress or silent, extra=run.attack.tensors)  # fmt: skip
-            residual, drift, updates = measure(run)
+            residual, drift, updates = measure(run, teacher)
+            attack = attacks(run, teacher)
             records = [record(run.bench, f"{path}.to_out.0", updates[path], config.rank) for path in sorted(updates)]
-            idle = ["receler does not train on what is retained: its drift is measured, locality alone keeps it small"]
             return finish(run.bench, [settled(run)], records, curve, method=self.name, parameters=asdict(config),
-                          residual=residual, drift=drift, warnings=idle * bool(request.retain))  # fmt: skip
+                          residual=residual, drift=drift, warnings=warnings(run, attack),
+                          numbers={"attack": attack})  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: RecelerConfig) -> Plan:
         """What a run would train and need; nothing is written, the model is left as it was."""
@@ -164,63 +163,6 @@ class Receler:
             return estimate(run.bench, method=self.name, what=f"erasers of rank {config.rank}, {config.attacks} attack steps",
                             prompt=run.concepts[0].text, sampled=(config.sampling_steps - 1) / 2, teachers=2,
                             learned=max(1, config.attacks))  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Concept:
-    """What is trained on for one target: a text, its anchor, and the positions of its own tokens (BOS is 0)."""
-
-    text: str
-    anchor: str
-    tokens: range
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One fit: the bench with the erasers, the concepts, and the learned prompts that attack them."""
-
-    bench: Bench[Erasers]
-    config: RecelerConfig
-    concepts: list[Concept]
-    attack: SoftPrompts
-
-
-@contextmanager
-def opened_run(backbone: Backbone, request: EraseRequest, config: RecelerConfig) -> Iterator[Run]:
-    """Everything that `loss` works with. The model is bitwise as it was afterwards."""
-    found = concepts(backbone, request, config)
-    retained = [request.retain[i] for i in _spread(len(request.retain))]
-    prompts = [text for concept in found for text in (concept.text, concept.anchor)] + retained
-
-    def student(unet: Any) -> Erasers:
-        return Erasers(unet, rank=config.rank, seed=request.seed)
-
-    with opened(backbone, request, config, student=student, prompts=prompts,
-                sampling_steps=config.sampling_steps) as bench:  # fmt: skip
-        attack = SoftPrompts(len(found) if config.attacks else 0, config.attack_rows, bench.text("").shape[2],
-                             seed=request.seed, device=bench.denoise.device)  # fmt: skip
-        yield Run(bench, config, found, attack)
-
-
-def concepts(backbone: Backbone, request: EraseRequest, config: RecelerConfig) -> list[Concept]:
-    """One concept a target. Raises `UsageError`: `prompt` with several targets; no token, or no room for the attack."""
-    if config.prompt and len(request.targets) > 1:
-        raise UsageError(f"prompt stands for one target, here are {len(request.targets)}: erase them one by one")
-    texts = [config.prompt or target for target in request.targets]
-    tokens = backbone.tokenize(texts)
-    length = tokens.ids.shape[1]
-    for text, end in zip(texts, tokens.ends, strict=True):
-        if end < 2:
-            raise UsageError(
-                f"the target {text!r} is nothing to the model's tokenizer: give a word that the model knows"
-            )
-        if config.attacks and end + config.attack_rows > length:  # end is one more than the number of tokens
-            raise UsageError(
-                f"the target {text[:60]!r} has {end - 1} tokens, which with the {config.attack_rows} of the attack and the "
-                f"first make more than the {length} that the model reads: set attack_rows={length - end} or attack_steps=0"
-            )
-    spans = [range(1, end) for end in tokens.ends]
-    return [Concept(*found) for found in zip(texts, request.anchors, spans, strict=True)]
 
 
 def loss(run: Run, step: Step) -> Tensor:
@@ -238,10 +180,13 @@ def loss(run: Run, step: Step) -> Tensor:
             attacked(run, i, latents, timestep, own)
     with bench.student.active(), bench.student.watched() as seen:
         found = (
-            attacked(run, i, latents, timestep, own, keep=True) if config.attacks else _read(run, i, latents, timestep)
+            attacked(run, i, latents, timestep, own, keep=True) if config.attacks else run.read(i, latents, timestep)
         )
-        erase = squared_error(found, wanted)
-        return erase + config.locality * locality({path: added for path, (_, added) in seen.items()}, mask)
+        added = {path: added for path, (_, added) in seen.items()}
+        value = squared_error(found, wanted) + config.locality * locality(added, mask)
+    if not bool(value.detach().isfinite()):
+        run.require_sound_prompt(i, latents, timestep)
+    return value
 
 
 def teacher(run: Run, concept: Concept, latents: Tensor, timestep: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,64 +202,7 @@ def attacked(run: Run, i: int, latents: Tensor, timestep: int, own: Tensor, *, k
     """The prediction under concept i with its learned prompt, which has taken one step towards `own` (the frozen
     prediction) since. `keep`: the prediction is differentiated again."""
     prompt = run.attack.leaf(i)
-    found = _read(run, i, latents, timestep, prompt)
+    found = run.read(i, latents, timestep, prompt)
     (gradient,) = torch.autograd.grad(squared_error(found, own), prompt, retain_graph=keep)
     run.attack.move(i, gradient, rate=run.config.attack_rate, decay=run.config.attack_decay)
     return found
-
-
-@torch.no_grad()
-def measure(run: Run) -> tuple[float, float, dict[str, float]]:
-    """(residual, drift, updates) half-way through sampling, on noise that training did not see: how far the student is
-    from what was asked, relative to how far the model was; how far it moved on what is retained, relative to its
-    output; for each cross-attention the size of what is added, relative to what it puts out."""
-    bench, far, before, moved, size = run.bench, 0.0, 0.0, 0.0, 0.0
-    sizes: dict[str, list[float]] = {path: [0.0, 0.0] for path in bench.student.attentions}
-    for i in _spread(len(run.concepts)):
-        latents, timestep = _probe(run, run.concepts[i].text, i)
-        wanted, own, _ = teacher(run, run.concepts[i], latents, timestep)
-        with bench.student.active(), bench.student.watched() as seen:
-            far += _energy(_read(run, i, latents, timestep) - wanted)
-        before += _energy(own - wanted)
-        for path, pair in seen.items():
-            sizes[path] = [sum(two) for two in zip(sizes[path], map(_energy, pair), strict=True)]
-    for i in _spread(len(bench.request.retain)):
-        latents, timestep = _probe(run, bench.request.retain[i], i)
-        (own,) = bench.predictions(latents, timestep, [bench.request.retain[i]])
-        with bench.student.active():
-            moved += _energy(bench.predictions(latents, timestep, [bench.request.retain[i]])[0] - own)
-        size += _energy(own)
-    return _ratio(far, before), _ratio(moved, size), {path: _ratio(pair[1], pair[0]) for path, pair in sizes.items()}
-
-
-def settled(run: Run) -> Adapter:
-    """The trained erasers as one op."""
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in run.bench.student.trained.items()}
-    return Adapter("unet", "", "receler", tensors, {"rank": run.config.rank, "halves": run.config.halves})
-
-
-def _read(run: Run, i: int, latents: Tensor, timestep: int, prompt: Tensor | None = None) -> Tensor:
-    """The prediction under concept i, with a learned prompt inserted after its last token where one is given."""
-    concept = run.concepts[i]
-    text = run.bench.text(concept.text)
-    if prompt is not None:
-        text = inserted(text, prompt, concept.tokens.stop)
-    return run.bench.denoise(latents, timestep, text.expand(len(latents), -1, -1))
-
-
-def _probe(run: Run, prompt: str, i: int) -> tuple[Tensor, int]:
-    noise = run.bench.noise(generator(run.bench.request.seed, "probe", i), 1)
-    return run.bench.latents(noise, prompt, run.config.sampling_steps // 2, guidance=run.config.guidance)
-
-
-def _energy(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())
-
-
-def _ratio(part: float, whole: float) -> float:
-    return (part / max(whole, 1e-30)) ** 0.5
-
-
-def _spread(count: int) -> range:
-    """At most `PROBES` indices, evenly spread."""
-    return range(0, count, max(1, -(-count // PROBES)))

@@ -51,12 +51,13 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
 from erasekit.methods._cross import silent
-from erasekit.methods._spm_edit import adapter, gates, measure, records, spread
+from erasekit.methods._spm_edit import adapter, gates, measure, records
 from erasekit.training import losses
 from erasekit.training.bench import Bench, opened
-from erasekit.training.loop import Step
+from erasekit.training.loop import Step, memory_line
 from erasekit.training.membranes import Membranes
 from erasekit.training.plan import Plan, estimate
+from erasekit.training.probes import spread
 from erasekit.training.result import finish
 from erasekit.training.settings import TrainingConfig
 
@@ -147,16 +148,16 @@ class SPM:
         `UsageError` for a family that SPM does not take, `TrainingError` where training cannot go on.
         """
         check_family(SPM, backbone)
-        with _bench(backbone, request, config) as bench:
+        with memory_line(config), _bench(backbone, request, config) as bench:
             curve = bench.train(lambda step: loss(bench, config, step), method=self.name, checkpoint=checkpoint,
                                 progress=progress or silent,
                                 schedule=lambda index: rate(index // len(request.targets), config))  # fmt: skip
             op = adapter(bench, config)
             residual, drift = measure(bench, config, op, lambda i, z, t: teacher(bench, config, i, (), z, t)[0])
             idle = ["spm holds on to random conditions, not to what is retained: its drift is measured"]
-            edit = finish(bench, [op], records(bench, op), curve, method=self.name, parameters=asdict(config),
-                          residual=residual, drift=drift, warnings=idle * bool(request.retain))  # fmt: skip
-            return replace(edit, self_check=edit.self_check | {"gate": gates(bench, op)})
+            return finish(bench, [op], records(bench, op), curve, method=self.name, parameters=asdict(config),
+                          residual=residual, drift=drift, warnings=idle * bool(request.retain),
+                          numbers={"gate": gates(bench, op)})  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: SPMConfig) -> Plan:
         """What a run would train and need; nothing is written, the model is left as it was."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -14,9 +16,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from erasekit.adapters import beside
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import fingerprint
+from erasekit.errors import EditError, ModelError
 from erasekit.methods import Progress
 from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.latents import Schedule, partly_denoised
@@ -31,17 +35,23 @@ class Denoiser:
     """The U-Net as a function: any dtype in, float32 (at least) out, under autocast where asked."""
 
     def __init__(self, unet: Any, precision: str) -> None:
+        """Raises `ModelError` for a U-Net that reads more than latents, such as one for inpainting."""
+        reads, gives = unet.config.in_channels, unet.config.out_channels
+        if reads != gives:
+            raise ModelError(f"methods that train need a text-to-image denoiser: this one reads {reads} channels and gives "
+                             f"{gives}")  # fmt: skip
         self.unet = unet
         self.device: torch.device = unet.device
         self.dtype: torch.dtype = unet.dtype
         self.autocast = precision == "bfloat16" or self.dtype == torch.float16
-        self.shape = (unet.config.in_channels, *_sides(unet.config.sample_size))
+        self.shape = (reads, *_sides(unet.config.sample_size))
 
     def __call__(self, latents: Tensor, timestep: int | Tensor, text: Tensor) -> Tensor:
         """The prediction for latents (b, c, h, w), one timestep or (b,) of them, and text (b, length, width)."""
+        # Never float16, in which the gradient of a learned text, or of what reads the text, underflows.
+        text = text.to(torch.bfloat16 if self.autocast else self.dtype)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            found = self.unet(latents.to(self.dtype), timestep, encoder_hidden_states=text.to(self.dtype),
-                              return_dict=False)[0]  # fmt: skip
+            found = self.unet(latents.to(self.dtype), timestep, encoder_hidden_states=text, return_dict=False)[0]
         return found.to(torch.promote_types(self.dtype, torch.float32))
 
 
@@ -87,17 +97,38 @@ class Bench(Generic[T]):
         """Train the student, from the checkpoint where there is one; the loss of every step. `schedule(step)`
         multiplies the learning rate; `extra` are tensors that the loss moves in place besides; `data` is a digest
         of files that decide the result."""
-        about = self.about(method) | ({"data": data} if data else {})
-        kept = Checkpoint.at(checkpoint, about) if checkpoint else None
+        added = {"data": data} if data else {}
+        kept = Checkpoint.at(checkpoint, self.about(method) | added) if checkpoint else None
         return train(self.student.trained, loss, self.config, seed=self.request.seed, active=self.student.active,
                      schedule=schedule, checkpoint=kept, progress=progress, extra=extra)  # fmt: skip
 
     def about(self, method: str) -> dict[str, Any]:
-        """All that decides the result of a run."""
-        base = {site: found["sha256"] for site, found in self.prints.items()}
+        """All that decides the result of a run, for its checkpoint."""
         return {"method": method, "parameters": self.config.decisive(), "targets": self.request.targets,
-                "anchors": self.request.anchors, "seed": self.request.seed,
-                "base": hashlib.sha256(json.dumps(base, sort_keys=True).encode()).hexdigest()}  # fmt: skip
+                "anchors": self.request.anchors, "seed": self.request.seed, "base": self.base}  # fmt: skip
+
+    @cached_property
+    def base(self) -> str:
+        """The sha256 of every tensor of the U-Net and the text encoder as stored, and of the noise levels. It reads all
+        of them (4 GB for SD v1.4 in float32: seconds), once a bench."""
+        parts = {"unet": self.denoise.unet, "text_encoder": self.backbone.text_encoder()}
+        tensors = {f"{part}/{name}": tensor for part, module in parts.items()
+                   for name, tensor in sorted(module.state_dict().items())} | {"levels": self.schedule.alphas}  # fmt: skip
+        with ThreadPoolExecutor() as pool:
+            found = dict(zip(tensors, pool.map(_sha256, tensors.values()), strict=True))
+        document = json.dumps([found, self.schedule.timesteps, self.schedule.prediction])
+        return hashlib.sha256(document.encode()).hexdigest()
+
+
+def ready(backbone: Backbone) -> Any:
+    """The denoiser, to be trained on as it is. Raises `ModelError` for an offloaded one, `EditError` where the code of an
+    edit stands beside it: that is no part of the weights that a new edit would record."""
+    unet = backbone.denoiser()
+    if hasattr(unet, "_hf_hook"):
+        raise ModelError("the pipeline is offloaded: call pipe.remove_all_hooks() and pipe.to(device), then train")
+    if beside(unet):
+        raise EditError("an edit that acts by code is applied to this pipeline: remove it, then train")
+    return unet
 
 
 @contextmanager
@@ -112,18 +143,26 @@ def opened(
 ) -> Iterator[Bench[T]]:
     """The bench for training what `student(unet)` returns, with these prompts (the empty one is always there).
 
-    The model is bitwise as it was afterwards, switches included, also after an exception.
+    The model is bitwise as it was afterwards, switches included, also after an exception. Raises as `ready` does, and
+    `ModelError` for a model that is not made for pictures from text.
     """
+    unet = ready(backbone)
+    denoise = Denoiser(unet, config.precision)
+    schedule = Schedule.of(backbone.noise_schedule(), sampling_steps)
     names = list(dict.fromkeys(["", *prompts]))
     encoded = backbone.encode(names)
-    unet = backbone.denoiser()
-    schedule = Schedule.of(backbone.noise_schedule(), sampling_steps)
-    denoise = Denoiser(unet, config.precision)
     texts = {name: row[None].to(denoise.device, denoise.dtype) for name, row in zip(names, encoded, strict=True)}
     with held(unet, recompute=config.recompute):
         trained = student(unet)
         prints = {f"unet/{module}": fingerprint(unet.get_parameter(f"{module}.weight")) for module in trained.modules}
         yield Bench(backbone, request, config, denoise, trained, schedule, texts, prints)
+
+
+def _sha256(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    found.update(memoryview(values.numpy()))  # pyright: ignore[reportArgumentType]
+    return found.hexdigest()
 
 
 def _sides(size: int | Sequence[int]) -> tuple[int, int]:

@@ -59,7 +59,7 @@ class Erasers:
 
     @contextmanager
     def watched(self) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-        """Inside, each forward pass with active erasers fills the dict: cross-attention's path -> (h, E(h)), both
+        """Inside, the first forward pass with active erasers fills the dict: cross-attention's path -> (h, E(h)), both
         (b, positions, d), with gradients."""
         self._seen = {}
         try:
@@ -74,7 +74,7 @@ class Erasers:
         def residual(hidden: Tensor) -> Tensor:
             added = eraser(hidden, *own)
             if self._seen is not None:
-                self._seen[path] = (hidden, added)
+                self._seen.setdefault(path, (hidden, added))  # not those of gradient checkpointing's second pass
             return added
 
         return residual
@@ -112,9 +112,10 @@ class SoftPrompts:
 def inserted(
     text: Float[Tensor, "1 length width"], prompt: Float[Tensor, "rows width"], start: int
 ) -> Float[Tensor, "1 length width"]:
-    """The text features with the rows from `start` on truly replaced by the prompt, which gathers their gradient."""
+    """The text features with the rows from `start` on truly replaced by the prompt, which gathers their gradient; in
+    the prompt's precision, where that does not underflow."""
     rows = torch.arange(start, start + len(prompt), device=text.device)
-    return text.index_copy(1, rows, prompt.to(text)[None])
+    return text.to(prompt.dtype).index_copy(1, rows, prompt.to(text.device)[None])
 
 
 def attended(found: list[Tensor], tokens: range, size: tuple[int, int], threshold: float) -> Bool[Tensor, "b h w"]:

@@ -118,7 +118,7 @@ def train(
     for index in range(first, config.steps):
         for group in state.optimiser.param_groups:
             group["lr"] = config.rate * schedule(index)
-        with _memory(config):
+        with memory_line(config):
             value = _gradients(loss, [Step(seed, index, part) for part in range(config.accumulate)], active)
             norm = torch.nn.utils.clip_grad_norm_(state.trained.values(), config.clip or math.inf)
             _require_finite(value, float(norm), index, config, checkpoint)
@@ -170,7 +170,8 @@ def _require_finite(
 
 
 @contextmanager
-def _memory(config: TrainingConfig) -> Iterator[None]:
+def memory_line(config: TrainingConfig) -> Iterator[None]:
+    """Inside, a GPU that is full ends in a `TrainingError` of one line that names what to lower."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from math import isqrt
 from typing import Any
 
@@ -54,8 +55,10 @@ def _watch(attention: Any, name: str, found: dict[str, Tensor]) -> list[Any]:
         queries[:] = [output]
 
     def read(module: nn.Module, inputs: Any, output: Tensor) -> None:  # the queries always come first
-        # Gradient checkpointing must not count what is saved here: the map is not there when it computes again.
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+        # Gradient checkpointing must not count what is saved here: the map is not there when it computes again. Under
+        # autocast products would be half precision.
+        uncounted = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+        with uncounted, torch.autocast(output.device.type, enabled=False):
             found[name] = probabilities(queries.pop(), output, heads=attention.heads, scale=attention.scale)
 
     return [attention.to_q.register_forward_hook(asked), attention.to_k.register_forward_hook(read)]
@@ -70,6 +73,7 @@ def probabilities(
     return (scale * q @ k.transpose(-1, -2)).softmax(-1)
 
 
+@lru_cache(maxsize=1024)
 def grid(positions: int, size: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of a map of so many positions over latents of `size` (rows first, as the U-Net flattens them)."""
     height = isqrt(round(positions * size[0] / size[1]))

@@ -106,15 +106,23 @@ class Student:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Inside, the module computes with the trained tensors (in its own dtype); after it, with its own again."""
+        """Inside, the module computes with the trained tensors (as it stores its own); after it, with its own again."""
         try:
             for owner, leaf, name in self._places:
                 # Past nn.Module's registration, which takes parameters only: a cast copy is none.
-                owner._parameters[leaf] = self.trained[name].to(self.frozen[name].dtype)  # pyright: ignore
+                owner._parameters[leaf] = stored(self.trained[name], self.frozen[name].dtype)  # pyright: ignore
             yield
         finally:
             for owner, leaf, name in self._places:
                 owner._parameters[leaf] = self.frozen[name]
+
+
+def stored(trained: Tensor, dtype: torch.dtype) -> Tensor:
+    """The trained tensor with the values that `dtype` can hold, and with its gradient: in that dtype, but for float16,
+    in which gradients underflow: there in its own (autocast takes it to bfloat16 where it computes)."""
+    if dtype != torch.float16:
+        return trained.to(dtype)
+    return trained + (trained.detach().to(dtype).to(trained.dtype) - trained.detach())  # exact: neighbours in float32
 
 
 @contextmanager

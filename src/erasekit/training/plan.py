@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from erasekit.training.bench import Bench
 from erasekit.training.latents import guided
+from erasekit.training.loop import memory_line
 from erasekit.training.losses import squared_error
 
 
@@ -31,13 +32,20 @@ class Plan:
 
 
 def estimate(
-    bench: Bench[Any], *, method: str, what: str, prompt: str, sampled: float, teachers: int, learned: int = 1
-) -> Plan:
+    bench: Bench[Any], *, method: str, what: str, prompt: str, sampled: float, teachers: int, learned: int = 1,
+    read: Callable[[str], Tensor] | None = None, beside: Sequence[nn.Module] = (),
+) -> Plan:  # fmt: skip
     """The plan of a run whose steps take on average `sampled` guided sampling steps, one forward pass of `teachers`
-    prompts without gradient, and `learned` with gradient. Two passes of each kind are made and the second is timed."""
+    prompts without gradient, and `learned` with gradient. Two passes of each kind are made and the second is timed.
+
+    `read`: what the cross-attention reads for a prompt (1 or b, length, width) where what is trained decides that;
+    `beside`: the parts of the model besides the U-Net that a run holds. Raises `TrainingError` where the GPU is full.
+    """
     config, latents = bench.config, bench.noise(torch.Generator().manual_seed(0))
     timestep, text, empty = bench.schedule.timesteps[0], bench.text(prompt), bench.text("")
-    kept = _Kept(bench)
+    every = list(bench.denoise.unet.parameters())
+    held = [*every, *(parameter for part in beside for parameter in part.parameters())]
+    kept = _Kept([*held, *bench.student.trained.values()])
 
     def sampling() -> None:
         with torch.no_grad():
@@ -45,7 +53,8 @@ def estimate(
 
     def learning() -> None:
         with bench.student.active(), kept.counting():
-            found = bench.denoise(latents, timestep, text.expand(len(latents), -1, -1))
+            own = text if read is None else read(prompt)
+            found = bench.denoise(latents, timestep, own.expand(len(latents), -1, -1))
             torch.autograd.grad(squared_error(found, torch.zeros_like(found)), list(bench.student.trained.values()),
                                 allow_unused=True)  # fmt: skip
 
@@ -53,15 +62,15 @@ def estimate(
         if teachers:
             bench.predictions(latents, timestep, [prompt] * teachers)
 
-    step = sampled * _timed(sampling, bench) + _timed(teaching, bench) + learned * _timed(learning, bench)
+    with memory_line(config):
+        step = sampled * _timed(sampling, bench) + _timed(teaching, bench) + learned * _timed(learning, bench)
     numbers = sum(tensor.numel() for tensor in bench.student.trained.values())
-    every = list(bench.denoise.unet.parameters())
     copies = 4 + bool(config.ema)  # the master, its gradient, Adam's two moments, the average
     return Plan(
         method=method, what=what, modules=len(bench.student.modules), numbers=numbers,
         share=numbers / sum(p.numel() for p in every), steps=config.steps,
         seconds=config.steps * config.accumulate * step,
-        memory=sum(p.numel() * p.element_size() for p in every) + 4 * copies * numbers + kept.bytes,
+        memory=sum(p.numel() * p.element_size() for p in held) + 4 * copies * numbers + kept.bytes,
         device=str(bench.denoise.device),
     )  # fmt: skip
 
@@ -79,8 +88,7 @@ def _timed(run: Callable[[], None], bench: Bench[Any]) -> float:
 class _Kept:
     """Counts the bytes that a forward pass keeps for its backward pass, weights aside."""
 
-    def __init__(self, bench: Bench[Any]) -> None:
-        tensors = [*bench.denoise.unet.parameters(), *bench.student.trained.values()]
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.weights = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         self.found: dict[int, int] = {}
 

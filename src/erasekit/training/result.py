@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,11 +43,14 @@ def finish(
     residual: float,
     drift: float,
     warnings: Sequence[str] = (),
+    numbers: Mapping[str, Any] = MappingProxyType({}),
+    students: int = 1,
 ) -> Edit:
     """The edit with its self-check. `records`: one a changed module, as `record` makes them.
 
     `residual`: how far the student is from what was asked, relative to how far the model was; `drift`: how far it moved
-    on what is retained. Raises `InfeasibleError` for an edit that changes nothing.
+    on what is retained; `numbers`: what the method's own self-check adds; `students`: how many of the bench's size were
+    trained one after the other. Raises `InfeasibleError` for an edit that changes nothing.
     """
     update = max(record["relative_update"] for record in records)
     if update == 0:
@@ -58,7 +62,8 @@ def finish(
     check = {
         "modules": len(records), "residual": residual, "residual_before_cast": residual, "relative_update": update,
         "retained_drift": drift, "sites": list(records), "warnings": [*warnings, *[far] * (residual >= 1)],
-        "training": {"steps": len(losses), "numbers": _count(bench.student), "loss": _curve(losses)},
+        "training": {"steps": len(losses), "numbers": students * _count(bench.student), "loss": _curve(losses)},
+        **numbers,
     }  # fmt: skip
     request, base = bench.request, Base(bench.backbone.model_id, bench.backbone.family, bench.prints)
     return Edit(

@@ -1,0 +1,245 @@
+"""What the attacks on weights share: open cases drawn again, parts of a pipeline trained as one, a lesson and its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.prompts import better, drawn, unattacked
+from erasekit.training.bench import Denoiser
+from erasekit.training.loop import Step, generator
+from erasekit.training.parameters import Student
+from erasekit.training.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from erasekit.attacks.victim import Victim
+    from erasekit.training.latents import Schedule
+
+FREE = Spent()
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(latents (b, c, h, w), timesteps (b,), text (b, length, width)) -> prediction (b, c, h, w), float32."""
+
+
+# -- cases ----------------------------------------------------------------------------------------------------------
+
+
+def started(victim: Victim, cases: Sequence[Case]) -> list[Outcome]:
+    """Each case drawn as it is; the curve of one that is still to be attacked begins at 0."""
+    return [replace(one, curve=((0.0, one.score or 0.0),)) if one.status == "failure" else one
+            for one in unattacked(victim, cases)]  # fmt: skip
+
+
+def still_open(outcomes: Sequence[Outcome]) -> list[int]:
+    """The cases that an attack goes on with: neither shown nor invalid."""
+    return [i for i, outcome in enumerate(outcomes) if outcome.status == "failure"]
+
+
+def again(
+    victim: Victim, outcomes: Sequence[Outcome], *, at: float, by: str, spent: Spent = FREE, note: str = ""
+) -> list[Outcome]:
+    """The outcomes after the open cases were drawn once more with the model as it is now; the better picture is kept.
+
+    `at`: where on the curve; `by`: what the model had undergone; `spent`: on that since the last time, for all cases.
+    """
+    found, open_ = list(outcomes), still_open(outcomes)
+    for i, one in zip(open_, drawn(victim, [outcomes[i].case for i in open_]), strict=True):
+        before = outcomes[i]
+        best = better(before, replace(one, by=by, spent=one.spent + spent), before.case)
+        found[i] = replace(best, curve=(*before.curve, (float(at), best.score or 0.0)), note=note)
+    return found
+
+
+# -- what is trained ------------------------------------------------------------------------------------------------
+
+
+class Part(Protocol):
+    """Trained tensors of one part of the pipeline: a `Student`, a `LoRA`."""
+
+    trained: dict[str, Tensor]
+
+    def active(self) -> AbstractContextManager[None]:
+        """Inside, the part computes with them."""
+        ...
+
+
+class Weights(Student):
+    """A `Student` that the pipeline can also draw with, without gradients."""
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Inside, the module has the trained values in its own dtype: a pipeline computes outside autocast, and training
+        puts a float16 model's in as float32."""
+        with self.active():
+            for owner, leaf, name in self._places:
+                owner._parameters[leaf] = self.trained[name].detach().to(self.frozen[name].dtype)  # pyright: ignore
+            yield
+
+
+class Together:
+    """Trained tensors of several parts of a pipeline as one: `trained`, named "<part>/<tensor>"."""
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        self._parts = dict(parts)
+        self.trained = {
+            f"{name}/{leaf}": tensor for name, part in parts.items() for leaf, tensor in part.trained.items()
+        }
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, every part computes with what is trained, with gradients; after it, bit for bit as before."""
+        with ExitStack() as stack:
+            for part in self._parts.values():
+                stack.enter_context(part.active())
+            yield
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """As `active`, for pictures: no gradients."""
+        with ExitStack() as stack:
+            for part in self._parts.values():
+                stack.enter_context(part.drawing() if isinstance(part, Weights) else part.active())
+            yield
+
+
+@contextmanager
+def unguided(pipe: Any) -> Iterator[None]:
+    """Inside, the pipeline says that no batch holds both branches of guidance.
+
+    Adapters that act on the conditional half alone ask it; left as its last picture set it, they would take half of a
+    training batch for unconditional and let it pass unedited.
+    """
+    before = getattr(pipe, "_guidance_scale", None)
+    pipe._guidance_scale = 1.0
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipe._guidance_scale
+        else:
+            pipe._guidance_scale = before
+
+
+# -- the loss -------------------------------------------------------------------------------------------------------
+
+
+def denoising(
+    predict: Predict, clean: Float[Tensor, "b c h w"], text: Float[Tensor, "b length width"], draw: torch.Generator,
+    schedule: Schedule,
+) -> Float[Tensor, " b"]:  # fmt: skip
+    """Each sample's mean squared error at a level and noise of its own, in the space that the model predicts in."""
+    steps = torch.randint(len(schedule.alphas), (len(clean),), generator=draw)
+    noise = torch.randn(clean.shape, generator=draw).to(clean)
+    alpha, sigma = (levels[steps].to(clean)[:, None, None, None] for levels in (schedule.alphas, schedule.sigmas))
+    prediction = predict(alpha * clean + sigma * noise, steps.to(clean.device), text)
+    return (prediction - _truth(clean, noise, alpha, sigma, schedule.prediction)).square().mean((1, 2, 3))
+
+
+def _truth(
+    clean: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], alpha: Float[Tensor, "b 1 1 1"],
+    sigma: Float[Tensor, "b 1 1 1"], kind: str,
+) -> Float[Tensor, "b c h w"]:  # fmt: skip
+    """What a perfect model predicts: eps, or v = alpha eps - sigma x."""
+    return noise if kind == "epsilon" else alpha * noise - sigma * clean
+
+
+def in_turn(count: int, step: Step, batch: int, use: str) -> list[int]:
+    """Which of `count` pictures the step learns from: epoch after epoch, each in an order of its own."""
+    places = range(step.index * batch, (step.index + 1) * batch)
+    return [int(torch.randperm(count, generator=generator(step.seed, use, place // count))[place % count])
+            for place in places]  # fmt: skip
+
+
+# -- a lesson -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a variant trains, and for how long; `steps` None: given in epochs."""
+
+    words: str
+    rate: float
+    batch: int
+    steps: int | None
+    layers: str
+    text: bool = False
+    prior: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Clean latents (n, c, h, w) on the model's device, and the caption of each."""
+
+    clean: Tensor
+    captions: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """All that one step needs. `known`: what the edited model reads for a caption, where the encoder is not trained;
+    `half`: the encoder is stored in float16."""
+
+    victim: Victim
+    setting: Setting
+    training: TrainingConfig
+    taught: Pictures
+    prior: Pictures | None
+    learner: Together
+    denoise: Denoiser
+    schedule: Schedule
+    known: dict[str, Tensor]
+    half: bool
+    spent: Spent
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, the model computes with what is learned, every row of a batch as a conditional one."""
+        with unguided(self.victim.pipe), self.learner.active():
+            yield
+
+    def loss(self, step: Step) -> Tensor:
+        """The pictures' loss and, in the same pass, the prior's."""
+        size, parts = self.setting.batch, [("taught", self.taught)]
+        parts += [] if self.prior is None else [("prior", self.prior)]
+        chosen = [(part, i) for use, part in parts for i in in_turn(len(part.clean), step, size, use)]
+        clean = torch.stack([part.clean[i] for part, i in chosen])
+        with self.active():
+            text = self._text([part.captions[i] for part, i in chosen])
+            errors = denoising(self.denoise, clean, text, step.generator("noise"), self.schedule)
+        found = errors[:size].mean()
+        return found if self.prior is None else found + self.setting.prior * errors[size:].mean()
+
+    def each(self, steps: int) -> Spent:
+        """What so many steps cost."""
+        samples = steps * self.setting.batch * (1 if self.prior is None else 2)
+        return Spent(steps=steps, passes=samples, encodings=samples if self.setting.text else 0)
+
+    def _text(self, captions: list[str]) -> Tensor:
+        if not self.setting.text:
+            return torch.cat([self.known[caption] for caption in captions])
+        # In float16 its gradients would underflow.
+        with torch.autocast(self.denoise.device.type, torch.bfloat16, enabled=self.half):
+            return self.victim.condition(self.victim.ids(captions))
+
+
+def others(victim: Victim) -> list[str]:
+    """Plain captions of what else the judge knows by name; none where it has no list of objects."""
+    sight = victim.sight
+    labels: Sequence[str] = getattr(sight.judge, "labels", ()) if sight.kind == "object" else ()
+    return [plain_caption(label, sight.kind) for label in labels if label not in sight.labels and label != sight.target]
+
+
+def plain_caption(label: str, kind: str) -> str:
+    """The plainest caption of a picture of it."""
+    if kind == "style":
+        return f"a picture in {label} style"
+    article = "" if label[:1].isupper() else "an " if label[:1] in "aeiou" else "a "  # names have none
+    return f"a photo of {article}{label}"

@@ -102,7 +102,7 @@ def search(
         tell(generation)
     if not curve or curve[-1][0] < rules.generations:
         curve.append((float(rules.generations), best[1]))
-    return Bred(*last, *best, tuple(curve), memory.evaluated)
+    return Bred(last[0], last[1], best[0], best[1], tuple(curve), memory.evaluated)
 
 
 def random_population(

@@ -1,8 +1,9 @@
 """The one training loop. Plain torch: accelerate keeps its state in process-wide singletons and patches what it
 prepares, and one device needs nothing of it.
 
-Runs are the same to the bit on one device (and, on a CPU, one number of threads): all that is drawn comes from
-generators made from (seed, step), and a checkpoint holds the rest, so a resumed run is the uninterrupted one.
+All that is drawn comes from generators made from (seed, step), and a checkpoint holds the rest. So on a CPU with one number
+of threads a run is the same to the bit, and a resumed run is the uninterrupted one (on a GPU, attention's backward pass
+adds in any order).
 """
 
 from __future__ import annotations

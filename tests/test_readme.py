@@ -71,10 +71,11 @@ def test_the_shell_commands(sd1_folder: Path, tmp_path: Path, monkeypatch: pytes
     for line in commands():
         if line.startswith("erasekit"):
             words = [word.replace(FOLDER, str(sd1_folder)) for word in shlex.split(line)[1:]]
-            words += ["--steps", "1"] if words[0] == "generate" else []
+            words += ["--steps", "1"] if words[0] in ("generate", "attack") else []
+            words += ["--cases", "1"] if words[0] == "attack" else []
             words = [SUITE if word == "emoji/object" else word for word in words]
             assert cli.main(words) == 0, line
     made = {p.name for p in tmp_path.iterdir()}
     assert made == {"artists.safetensors", "pictures", "artists-lora.safetensors", "edited-model", "cat.safetensors",
-                    "cat-report", ".erasekit-baseline"}  # fmt: skip
+                    "cat-report", ".erasekit-baseline", "attacked"}  # fmt: skip
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 4

@@ -58,6 +58,8 @@ def test_both_sides_are_what_they_are_called_and_nothing_is_left(sd1) -> None:
     with pytest.raises(RuntimeError, match="stop"), victim(sd1, edit) as model:
         inside = now(model)
         with model.original():
+            with model.original():
+                assert torch.equal(now(model), plain)
             assert torch.equal(now(model), plain)
         assert torch.equal(now(model), changed)
         raise RuntimeError("stop")

@@ -36,6 +36,7 @@ class Sides:
         self._places = [] if edit is None else _places(pipe, edit, force)
         self._coded = [] if edit is None else [op for op in edit.ops if not isinstance(op, LinearOp)]
         self._handle: Handle | None = None
+        self._depth = 0  # of `original()` inside itself
 
     @contextmanager
     def edited(self) -> Iterator[None]:
@@ -49,11 +50,15 @@ class Sides:
     @contextmanager
     def original(self) -> Iterator[None]:
         """Inside, within `edited()`, the pipeline is the unedited model, bit for bit."""
-        self._off()
+        if not self._depth:
+            self._off()
+        self._depth += 1
         try:
             yield
         finally:
-            self._on()
+            self._depth -= 1
+            if not self._depth:
+                self._on()
 
     def _on(self) -> None:
         for place in self._places:

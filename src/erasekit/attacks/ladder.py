@@ -82,14 +82,19 @@ def climb(
     is of another run, saying in what they differ.
     """
     known = {"ladder": ladder.digest, "seed": seed, "cases": [asdict(case) for case in cases], **about}
-    _require_same(folder / STATE, json.loads(json.dumps(known)))
+    state = json.loads(json.dumps(known))
+    _require_same(folder / STATE, state)
     done: list[Climbed] = []
     for number, rung in enumerate(ladder.rungs, 1):
         place = folder / f"{number:02}-{rung.label.replace(' ', '-')}"
         if not place.exists():
             if progress:
                 progress(number - 1, len(ladder.rungs), f"attacks: {rung.label}")
-            keep(place, run(victim, _left(cases, done) if rung.counts else cases, rung, seed=seed))
+            found = run(victim, _left(cases, done) if rung.counts else cases, rung, seed=seed)
+            write_whole(
+                folder / STATE, (json.dumps(state, indent=1) + "\n").encode()
+            )  # a request that fails leaves none
+            keep(place, found)
         done.append(Climbed(rung, tuple(kept(place))))
     return done
 
@@ -159,10 +164,9 @@ def _png(image: Image) -> bytes:
 
 
 def _require_same(path: Path, about: dict[str, Any]) -> None:
-    """Write the state that decides a run, or refuse a folder that holds another's."""
+    """Refuse a folder that holds another run's state, or cannot be written."""
     check_writable(path)
     if not path.exists():
-        write_whole(path, (json.dumps(about, indent=1) + "\n").encode())
         return
     try:
         found = json.loads(path.read_text())

@@ -89,7 +89,7 @@ def export(arguments: argparse.Namespace) -> None:
     lost = io.load(arguments.edit).export(arguments.out, format=arguments.format)
     print(f"wrote {arguments.out} ({arguments.format})")
     if lost:
-        print(f"erasekit: warning: not in this file: {lost}", file=sys.stderr)
+        print(f"erasekit: warning: {lost}", file=sys.stderr)
 
 
 def show(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .concepts import BACKGROUNDS, STYLES, concepts
-from .scenes import Scene
+from .scenes import Scene, sample_scene
 
 SINGLE = (
     "{a}",
@@ -91,3 +91,12 @@ def _noun(index: int, rng: np.random.Generator) -> str:
     if concept.synonyms and rng.random() < SYNONYM_SHARE:
         return concept.synonyms[int(rng.integers(len(concept.synonyms)))]
     return concept.name
+
+
+def sentences(count: int, *, seed: int = 0) -> tuple[str, ...]:
+    """Captions of random scenes as training has them, none twice, always the same for a seed; no held-out form."""
+    rng = np.random.default_rng([seed, *b"sentences"])
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[caption(sample_scene(rng, pair_share=0.4), rng)] = None
+    return tuple(found)

@@ -11,7 +11,7 @@ from typing import Any
 
 from erasekit.errors import UsageError
 
-STAGES = ("drawings", "vae", "text", "denoiser", "judge", "clip", "assemble", "card", "unpack")
+STAGES = ("drawings", "vae", "text", "denoiser", "focus", "judge", "clip", "assemble", "card", "unpack")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -37,6 +37,11 @@ DROPOUT = 0.1
 WEIGHT_CAP = 5.0
 PREDICTION = "v_prediction"
 PAIR_SHARE = 0.35
+SHARES = {
+    "named": 0.6,
+    "unnamed": 0.1,
+    "pair": 0.3,
+}  # under a focus: one object with and without its style, two objects
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,41 @@ def spread_times(rng: np.random.Generator, count: int) -> np.ndarray:
     return (((rng.permutation(count) + rng.random(count)) / count) ** 0.4 * 1000).astype(np.int64)
 
 
+def row_focus(work: Path, seed: int, count: int) -> np.ndarray | None:
+    """The rows' cumulative probabilities by the drawings' weights in `work/focus.pt` (stage `focus`); None without it."""
+    path = work / "focus.pt"
+    if not path.exists():
+        return None
+    return np.cumsum(row_weights(*pairs(seed, count), torch.load(path, weights_only=True).numpy()))
+
+
+def row_weights(scenes: Sequence[Scene], texts: Sequence[str], weight: np.ndarray) -> np.ndarray:
+    """Each training row's probability, such that in each kind of row every drawing has the mass of its weight.
+
+    weight (objects, styles). The kinds' shares are `SHARES`; a pair counts half for each of its drawings. Sums to 1.
+    """
+    shown = np.zeros((len(scenes), *weight.shape), dtype=np.float32)
+    kinds = np.empty(len(scenes), dtype="U8")
+    for row, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
+        shown[row, list(scene.objects), scene.style] = 1 / len(scene.objects)
+        named = "named" if STYLES[scene.style] in text else "unnamed"
+        kinds[row] = named if len(scene.objects) == 1 else "pair"
+    probability = np.zeros(len(scenes))
+    for kind, share in SHARES.items():
+        rows = kinds == kind
+        count = shown[rows].sum(0)
+        raw = (shown[rows] * np.divide(weight, count, out=np.zeros_like(count), where=count > 0)).sum((1, 2))
+        probability[rows] = share * raw / max(raw.sum(), 1e-12)
+    return probability / probability.sum()
+
+
+def chosen_rows(rng: np.random.Generator, count: int, batch: int, focus: np.ndarray | None) -> np.ndarray:
+    """The rows of a batch: all alike, or by the cumulative probabilities `focus`."""
+    if focus is None:
+        return rng.integers(count, size=batch)
+    return np.minimum(np.searchsorted(focus, rng.random(batch), side="right"), count - 1)
+
+
 def run(
     work: Path, *, seed: int = 0, steps: int = 4000, batch: int = 64, count: int = 20_000, onward: bool = False,
     without: Sequence[str] = (), without_style: Sequence[str] = (),
@@ -162,6 +202,7 @@ def run(
     withheld = Withheld(tuple(without), tuple(without_style))
     suffix = withheld.suffix
     clean, texts = latents(work, seed, count, withheld), contexts(work, seed, count, withheld)
+    focus = None if suffix else row_focus(work, seed, count)
     log.info("%d scenes", len(clean))
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
@@ -173,7 +214,7 @@ def run(
 
     def loss_of(step: int) -> Tensor:
         rng = step_rng(seed, "denoiser", step)
-        rows = torch.from_numpy(rng.integers(count, size=batch))
+        rows = torch.from_numpy(chosen_rows(rng, count, batch, focus))
         t = torch.from_numpy(spread_times(rng, batch))
         noise = torch.from_numpy(rng.standard_normal((batch, 16, 8, 8), dtype=np.float32))
         kept = torch.from_numpy(rng.random(batch) >= DROPOUT)[:, None, None]

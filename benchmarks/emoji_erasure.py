@@ -7,7 +7,7 @@ same seeds before and after. Printed for each method, with 95 % Wilson intervals
 anchor found after the edit against the unedited model asked for the anchor in the same prompts; style and background
 followed; the object named right in other concepts' prompts. Every image is one line of `rows-MODEL.jsonl`, named by the
 model's weights; a run that was stopped continues, and the numbers can be recomputed from the lines. A method may carry
-parameters: `erasepro:templates=short:retain_mode=soft`.
+a preset and parameters: `erasepro:weighted:captions=emoji`.
 """
 
 from __future__ import annotations
@@ -136,9 +136,10 @@ def followed(rows: Sequence[Row], prompts: Sequence[Prompt], what: str) -> Share
 
 
 def spec(text: str) -> tuple[str, dict[str, str]]:
-    """`erasepro:templates=short` as a method's name and its parameters."""
-    name, *settings = text.split(":")
-    return name, dict(s.split("=", 1) for s in settings)
+    """`erasepro:weighted:captions=emoji` as a method's name, with its preset, and its parameters."""
+    name, *more = text.split(":")
+    preset = [one for one in more if "=" not in one]
+    return ":".join((name, *preset)), dict(one.split("=", 1) for one in more if "=" in one)
 
 
 def one_target(recorder: Recorder, method: str, target: str, args: argparse.Namespace) -> dict[str, Share]:

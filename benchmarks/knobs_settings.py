@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from erasekit.worlds.emoji.captions import SINGLE, fill
+from erasekit.worlds.emoji.captions import SINGLE, fill, sentences
 from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES
 
 # From bare to busy; the first n of them are "n templates".
@@ -36,6 +36,7 @@ KEPT: Parameters = {"keep_empty": True}
 SOFTLY: Parameters = {**KEPT, "retain_mode": "soft"}
 COVARIANCE: Parameters = {"covariance": True}
 OWN: Parameters = {"covariance": True, "captions": CAPTIONS}
+WEIGHTED: Parameters = {"captions": ("emoji",)}
 
 
 def ridge(mu: float, **others: Any) -> dict[str, Any]:
@@ -118,8 +119,12 @@ def _retention() -> tuple[Setting, ...]:
 
 
 def _many() -> tuple[Setting, ...]:
-    ways = {"paper": "erasepro", "balanced": "erasepro:balanced", "many": "erasepro:many", "UCE": "uce"}
-    alone = [Setting(str(n), {}, way, method, concepts=n) for way, method in ways.items() for n in SIZES]
+    ways = {"paper": "erasepro", "balanced": "erasepro:balanced", "weighted": "erasepro:weighted",
+            "many": "erasepro:many", "UCE": "uce"}  # fmt: skip
+    alone = [Setting(str(n), WEIGHTED if way == "weighted" else {}, way, method, concepts=n)
+             for way, method in ways.items() for n in SIZES]  # fmt: skip
+    alone += [Setting(str(n), {**WEIGHTED, "templates": ("bare",)}, "weighted, bare", "erasepro:weighted", concepts=n)
+              for n in SIZES]  # fmt: skip
     kept = [Setting(str(n), {}, f"{way}, 20 retained", f"erasepro:{way}", retain=20, concepts=n)
             for way in ("balanced", "many") for n in SIZES[-2:]]  # fmt: skip
     return (*alone, *kept)
@@ -131,6 +136,16 @@ def _quadrants() -> tuple[Setting, ...]:
         *lines({"soft (ridge 0.01)": ridge(1e-2), "exact": {}}, sides),
         Setting("as published", line="UCE", method="uce"),
     )
+
+
+def _captions() -> tuple[Setting, ...]:
+    """The weighting alone, by how many captions of the world's own and by eps; and what it adds to exact templates."""
+    kinds = {"generic": (), **{f"{n} of the world": sentences(n) for n in (25, 100, 400)}}
+    alone = lines({kind: {**SOFTLY, "covariance": True, "captions": texts} for kind, texts in kinds.items()},
+                  {f"{eps:g}": {"eps": eps} for eps in (1e-1, 1e-2, 1e-3, 1e-4)})  # fmt: skip
+    short = {**SOFTLY, **EXACT, "templates": ("short",), "eps": 1e-3}
+    return (*alone, Setting("0.001", {**short, "covariance": True, **WEIGHTED}, "400 of the world, 5 short templates"),
+            Setting("0.001", short, "not weighted, 5 short templates"))  # fmt: skip
 
 
 NORMS = ("near", "empty", "text update", "cross update", "rank")
@@ -157,12 +172,17 @@ KNOBS: dict[str, Knob] = {
                     ("before", "left", "distance", "near", "text update", "cross update"), axis="anchor"),
     "many": Knob("Concepts at once", _many(), ("left", "near", "empty", "kept", "rank", "KiB", "seconds"),
                  axis="concepts"),
+    "captions": Knob("Captions to weigh by", _captions(), ("near", "empty", "text update", "rank", "seconds"),
+                     axis="eps"),
     "presets": Knob("Presets", (Setting("paper"), Setting("balanced", method="erasepro:balanced"),
+                                Setting("weighted, captions=emoji", WEIGHTED, method="erasepro:weighted"),
+                                Setting("weighted, generic captions", method="erasepro:weighted"),
                                 Setting("many", method="erasepro:many"), Setting("UCE", method="uce")), (*NORMS, "KiB")),
 }  # fmt: skip
 
 PICTURES: tuple[Setting, ...] = (  # what `--images` judges
     Setting("paper"), Setting("balanced", method="erasepro:balanced"), Setting("many", method="erasepro:many"),
+    Setting("weighted, captions=emoji", WEIGHTED, method="erasepro:weighted"),
     Setting("empty kept", KEPT), Setting("ridge 0.01, bare", ridge(1e-2)), Setting("5 short, exact", {**SHORT, **EXACT}),
     Setting("covariance, the world's captions", OWN), Setting("exact, deep only", {"sites": "deep"}),
     Setting("soft, deep only", ridge(1e-2, sites="deep")), Setting("text alone", {"sites": "text"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from test_erasepro import backbone, fit, gap, others, output, pipe  # noqa: F401
 from erasekit import methods
 from erasekit.concept import EraseRequest
 from erasekit.errors import UsageError
+from erasekit.methods._captions import GENERIC, described, written_out
 from erasekit.methods.erasepro import ErasePro, EraseProConfig, align
+from erasekit.worlds.emoji.captions import HELD_OUT_PAIR, HELD_OUT_SINGLE, sentences
 
 ROOT = Path(__file__).parents[2]
 LETTERS = list("qwertyuiopasdfghjklzxcvbnm")
@@ -25,7 +28,7 @@ def preset(backbone, name, targets="cat", anchor="dog", retain=()):  # noqa: F81
 
 
 def test_the_presets_resolve_and_the_method_stays_the_paper() -> None:
-    assert set(ErasePro.presets) == {"balanced", "many"} and methods.resolve("erasepro")[1].values == {}
+    assert set(ErasePro.presets) == {"balanced", "weighted", "many"} and methods.resolve("erasepro")[1].values == {}
     for found in ErasePro.presets.values():
         assert methods.make_config(ErasePro, found.values) != EraseProConfig() and found.doc and found.anchor is None
     assert EraseProConfig() == EraseProConfig(("bare",), "all", "progressive", None, None, 0.0, False)
@@ -100,6 +103,43 @@ def test_parameters_in_the_edit_are_plain(backbone):  # noqa: F811
     edit = fit(backbone, covariance=True, captions="a fox", positions="content")
     assert json.loads(json.dumps(edit.parameters))["captions"] == ["a fox"]
     assert all(isinstance(op.up, torch.Tensor) for op in edit.ops)
+
+
+def test_captions_by_name_and_from_a_file(tmp_path):
+    (tmp_path / "mine.txt").write_text("a fox\n\n a  house \na fox\n")
+    assert written_out([f"@{tmp_path / 'mine.txt'}", "a tree"]) == ("a fox", "a house", "a tree")
+    assert written_out([]) == GENERIC == written_out(["generic"])
+    assert described(["a fox"])["count"] == 1 and described(["a fox"]) != described(["a house"])
+    (tmp_path / "empty.txt").write_text("\n")
+    for name in ("empty.txt", "missing.txt"):
+        with pytest.raises(UsageError, match="one caption a line"):
+            EraseProConfig(covariance=True, captions=(f"@{tmp_path / name}",))
+
+
+def test_the_worlds_captions_are_those_of_training():
+    texts = written_out(["emoji"])
+    assert len(texts) == len(set(texts)) == 400 and texts == sentences(400)
+    forms = [re.sub(r"\\{.\\}", "[a-z ]+", re.escape(f)) for f in (*HELD_OUT_SINGLE, *HELD_OUT_PAIR)]
+    assert re.fullmatch(forms[4], "a ink style picture of a cat")  # the patterns know their own
+    assert not any(re.fullmatch(form, text) for form in forms for text in texts)
+
+
+def test_weighted_is_exact_where_it_was_asked_and_spares_what_its_captions_say(pipe, backbone):  # noqa: F811
+    mine, words = ("a photo of a fox", "the house in the photo", "a fox and a house"), ("a fox in the photo", "a house")
+    _, found = methods.resolve("erasepro:weighted")
+    moves = []
+    for values in ({"captions": mine}, {"covariance": False}):
+        edit = fit(backbone, **{**found.values, **values})
+        assert edit.self_check["residual"] < 1e-9
+        moves.append(sum(moved(pipe, edit, prompt) for prompt in words))
+    assert moves[0] < moves[1]
+
+
+def test_generic_captions_are_warned_of(backbone):  # noqa: F811
+    assert any("generic" in line for line in fit(backbone, covariance=True).self_check["warnings"])
+    edit = fit(backbone, covariance=True, captions="a fox;a house")
+    assert not any("generic" in line for line in edit.self_check["warnings"])
+    assert edit.self_check["captions"]["count"] == 2
 
 
 @pytest.fixture

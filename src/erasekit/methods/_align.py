@@ -47,7 +47,7 @@ class Walk:
     backbone: Backbone
     plan: Plan
     config: EraseProConfig
-    background: Tokens | None = None
+    background: tuple[Tokens, ...] = ()
     ops: list[LowRank] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Walk:
         distinct, self.like = torch.unique(plan.reference.ids, dim=0, return_inverse=True)
         self.source, self.originals = tower.embed(plan.source), tower.embed(Tokens(distinct, ()))
         self.like = self.like.to(self.source.device)
-        self.behind = None if self.background is None else tower.embed(self.background)
+        self.behind = [tower.embed(tokens) for tokens in self.background]
         disputed = set(plan.disputed)
         exactly = [place for place in plan.kept if place not in disputed]
         keeping = self.config.retain_mode
@@ -87,7 +87,7 @@ class Walk:
         else:
             self.source = tower.layer(self.source, layer, deltas)
         self.originals = after
-        self.behind = None if self.behind is None else tower.layer(self.behind, layer, deltas)
+        self.behind = [tower.layer(hidden, layer, deltas) for hidden in self.behind]
 
     def _all_met(self, deltas: dict[str, Tensor]) -> bool:
         """Whether q, k and v, just solved, read every position of the targets as they did their anchors'."""
@@ -121,7 +121,7 @@ class Walk:
         """Solves a level, `read` giving its inputs from hidden states; in exact mode what is only to be kept gives
         way, aloud, where not all can be met."""
         source, reference = read(self.source), read(self.originals)[self.like]
-        behind = None if self.behind is None else read(self.behind)
+        behind = [read(hidden).flatten(0, 1) for hidden in self.behind]
         factor = self._solve(source, reference, behind)
         while self.config.exact and not self.plan.conflicts and not self._met(factor) and self._relax(level, factor):
             factor = self._solve(source, reference, behind)
@@ -129,7 +129,7 @@ class Walk:
         kept = Kept.sample(pick(source, places), pick(reference, places)) if places else None
         return Aligned(pick(source, self.solved), pick(reference, self.solved), factor.compact(), kept)
 
-    def _solve(self, source: Tensor, reference: Tensor, behind: Tensor | None) -> solvers.RightFactor:
+    def _solve(self, source: Tensor, reference: Tensor, behind: Sequence[Tensor]) -> solvers.RightFactor:
         self.solved = self._without_repeats(source, reference) if self.config.exact else self.hard
         inputs = pick(source, self.solved)
         scale = solvers.EXACT
@@ -160,9 +160,9 @@ class Walk:
         near = ((inputs - inputs[:, models]).norm(dim=0) <= limit).tolist()
         return [p for i, p in enumerate(self.hard) if not (same[i] and near[i] and models[i] != i)]
 
-    def _prior(self, source: Tensor, behind: Tensor | None) -> solvers.Prior | None:
+    def _prior(self, source: Tensor, behind: Sequence[Tensor]) -> solvers.Prior | None:
         """C: second moments of background and softly kept features, each of mean diagonal 1, plus eps I."""
-        parts = [] if behind is None else [behind.flatten(0, 1).T]
+        parts = [torch.cat(list(behind)).T] if behind else []
         parts += [pick(source, self.soft)] if self.soft else []
         if not parts:
             return None

@@ -22,9 +22,9 @@ from erasekit import solvers
 from erasekit.backbones.base import Backbone
 from erasekit.errors import UsageError
 from erasekit.methods import Progress
+from erasekit.methods._captions import GENERIC as CAPTIONS
 from erasekit.methods._features import BATCH, PROBES, encoded
 from erasekit.methods._retained import cached
-from erasekit.methods.erasepro import CAPTIONS
 
 COCO_CAPTIONS = 6e5
 """About how many captions the papers' caches sum over (COCO 2014, train and val)."""

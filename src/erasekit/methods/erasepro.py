@@ -33,6 +33,7 @@ from erasekit.edit import Base, Edit, library_versions
 from erasekit.errors import InfeasibleError, UsageError
 from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
 from erasekit.methods._align import Walk
+from erasekit.methods._captions import GENERIC, described, written_out
 from erasekit.methods._check import fingerprints, require_exact, require_finite, summary
 from erasekit.methods._pairs import Plan, plan
 
@@ -44,16 +45,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a painting of a {} in the rain", "two people look at a {} on a blue background",
     ),
 }  # fmt: skip
-CAPTIONS = (
-    "a photo of a house by a lake", "a man reading a newspaper on a train", "a bowl of fruit on a wooden table",
-    "two children playing in the park", "an old car parked in a narrow street", "a watercolor painting of mountains",
-    "a red flower in the grass", "a city at night seen from above", "a portrait of a woman with a hat",
-    "a bird sitting on a branch", "a plate of food with a fork", "a boat on the sea under a blue sky",
-    "a black and white drawing of a tree", "a small room with a bed and a lamp", "a train crossing a bridge",
-    "a close up of a cup of coffee", "people walking on the beach", "a cartoon of a happy robot",
-    "a green field with a fence", "an astronaut riding a horse", "a book and a clock on a shelf",
-    "snow on the roof of a church", "a bus stop in the rain", "a field of stars in the sky",
-)  # fmt: skip
+PADDED, PADDING = 32, 4  # captions read with all their padding; padding read of the others
+UNFIT = (
+    "weighted by two dozen generic captions: give some hundred of the kind that the model is asked for "
+    "(captions=@FILE), or other concepts may move more than without"
+)
 SITES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # (groups in each text layer, groups of the denoiser)
     "progressive": (("text.q", "text.k", "text.v"), ("cross.k", "cross.v")),
     "text": (("text.q", "text.k", "text.v"), ()),
@@ -86,7 +82,8 @@ class EraseProConfig:
     covariance: bool = False
     """Weight changes by the second moment of captions: the same residual, less drift on prompts like these."""
     captions: tuple[str, ...] = ()
-    """The captions for `covariance`, separated by ";"; none: two dozen generic ones, as people write for photos."""
+    """The captions for `covariance`, separated by ";", @FILE with one a line, or a name: generic (two dozen, as people
+    write for photos; also where none are given), emoji (400 of the embedded model's kind)."""
     eps: float = 1e-2
     """The multiple of I added to a second moment of mean diagonal 1 (covariance, soft retention)."""
     retain_mode: Literal["none", "exact", "soft"] = "exact"
@@ -116,6 +113,7 @@ class EraseProConfig:
         check_range("eps", self.eps, low=1e-9)
         if self.captions and not self.covariance:
             raise UsageError("captions are for covariance=true: set it too")
+        written_out(self.captions)  # a file that cannot be read is refused before anything is loaded
         if self.keep_empty and self.retain_mode == "none":
             raise UsageError("keep_empty needs retain_mode exact or soft")
 
@@ -149,6 +147,13 @@ class ErasePro:
             "in sentences that it never saw nearer to the anchor. Chosen on the emoji model (docs/erasepro.md)",
             {"keep_empty": True, "retain_mode": "soft"},
         ),
+        "weighted": Preset(
+            "Balanced, exact in five short templates, weighted by captions: give some hundred of the kind that the model "
+            "is asked for (captions=@FILE; captions=emoji for the embedded model). Nearest to the anchor in unseen "
+            "sentences, and moves other concepts least (docs/erasepro.md)",
+            {"keep_empty": True, "retain_mode": "soft", "templates": ("short",), "tolerance": 1e-10,
+             "covariance": True, "eps": 1e-3},
+        ),
         "many": Preset(
             "Balanced with a ridge, for targets that fill a good part of the encoder's width (50 of 192 on the emoji "
             "model): exact, they would drag everything else along. Erases less than balanced (docs/erasepro.md)",
@@ -175,6 +180,8 @@ class ErasePro:
         check_family(type(self), backbone)
         walk = align(backbone, request, config, progress=progress)
         check = summary(walk.records, walk.warnings)
+        if config.covariance:
+            check["captions"] = described(config.captions)
         require_finite(check)
         if not walk.ops:
             raise InfeasibleError("the model reads target and anchor as the same: choose another anchor")
@@ -208,6 +215,8 @@ def align(
     walk = Walk(backbone, _plan(backbone, request, config), config, _background(backbone, config))
     walk.warnings += [f"{c}: the compromise of both was taken" for c in walk.plan.conflicts]
     walk.warnings += _unlike(backbone, request)
+    if config.covariance and written_out(config.captions) == GENERIC:
+        walk.warnings.append(UNFIT)
     text, cross = SITES[config.sites]
     sites = backbone.sites(*text) if text else []
     depth = backbone.tower.depth
@@ -256,8 +265,14 @@ def _unlike(backbone: Backbone, request: EraseRequest) -> list[str]:
     ]
 
 
-def _background(backbone: Backbone, config: EraseProConfig) -> Tokens | None:
-    return backbone.tokenize(config.captions or CAPTIONS) if config.covariance else None
+def _background(backbone: Backbone, config: EraseProConfig) -> tuple[Tokens, ...]:
+    """The captions: the first with all their padding, which is much the same in all, the others with a little of it."""
+    if not config.covariance:
+        return ()
+    tokens = backbone.tokenize(written_out(config.captions))
+    short = tokens.ids[PADDED:, : max(tokens.ends) + PADDING]
+    first = Tokens(tokens.ids[:PADDED], tokens.ends[:PADDED])
+    return (first, Tokens(short, tokens.ends[PADDED:])) if len(short) else (first,)
 
 
 def _sites(backbone: Backbone, walk: Walk) -> list[Site]:

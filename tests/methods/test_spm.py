@@ -19,7 +19,8 @@ from erasekit.edit import Edit
 from erasekit.errors import TrainingError, UsageError
 from erasekit.methods import make_config, resolve, trains
 from erasekit.methods._spm_edit import adapter
-from erasekit.methods.spm import SPM, SPMConfig, _bench, _pinned, _sized, conditions, loss, rate, sides
+from erasekit.methods._spm_run import conditions, opened_run, pinned_conditions, rate, sides, sized
+from erasekit.methods.spm import SPM, SPMConfig, loss
 from erasekit.training.loop import Step
 from erasekit.training.membranes import layers
 
@@ -35,7 +36,7 @@ def fit(model, targets="cat", *, anchor=None, retain=(), seed=0, checkpoint=None
 def opened(pipe, targets="cat", *, anchor=None, retain=(), **options):
     """A bench and its configuration, without training."""
     config = SPMConfig(**(QUICK | options))
-    return _bench(backbone(pipe), EraseRequest.build(targets, anchor=anchor, retain=retain), config), config
+    return opened_run(backbone(pipe), EraseRequest.build(targets, anchor=anchor, retain=retain), config), config
 
 
 def state(pipe) -> dict[str, str]:
@@ -156,8 +157,8 @@ def test_conditions_avoid_the_target_and_are_of_its_size() -> None:
 
 def test_the_released_order_pins_the_empty_prompt_and_half_of_the_conditions(sd1) -> None:
     with opened(sd1)[0] as tools:
-        paper = _pinned(tools, SPMConfig(), "cat", Step(0, 0))
-        released = _pinned(tools, SPMConfig(variant="released"), "cat", Step(0, 0))
+        paper = pinned_conditions(tools, SPMConfig(), "cat", Step(0, 0))
+        released = pinned_conditions(tools, SPMConfig(variant="released"), "cat", Step(0, 0))
         empty = tools.text("")[0]
     assert len(paper) == len(released) == 4 and torch.equal(released[1::2], paper[2:])
     assert all(torch.equal(row, empty) for row in released[::2])
@@ -178,11 +179,11 @@ def test_sizes_are_drawn_where_the_latents_are_large_enough() -> None:
     assert (list(sides(64)), list(sides(96))) == ([32, 40, 48, 56], [48, 56, 64, 72, 80, 88])
     assert list(sides(16)) == list(sides(8)) == [8]
     large, small = torch.zeros(1, 4, 64, 96), torch.zeros(1, 4, 16, 16)
-    drawn = {_sized(large, SPMConfig(), Step(0, i).generator("size")).shape[2:] for i in range(300)}
+    drawn = {sized(large, SPMConfig(), Step(0, i).generator("size")).shape[2:] for i in range(300)}
     assert drawn == {(h, w) for h in sides(64) for w in sides(96)}
-    assert _sized(small, SPMConfig(), Step(0, 0).generator("size")).shape == small.shape
-    assert _sized(small, SPMConfig(resolution="dynamic"), Step(0, 0).generator("size")).shape[2:] == (8, 8)
-    assert _sized(large, SPMConfig(resolution="full"), Step(0, 0).generator("size")).shape == large.shape
+    assert sized(small, SPMConfig(), Step(0, 0).generator("size")).shape == small.shape
+    assert sized(small, SPMConfig(resolution="dynamic"), Step(0, 0).generator("size")).shape[2:] == (8, 8)
+    assert sized(large, SPMConfig(resolution="full"), Step(0, 0).generator("size")).shape == large.shape
 
 
 # -- what training does ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from PIL import Image
 
 from erasekit.backbones import backbone
 from erasekit.concept import EraseRequest
-from erasekit.errors import ModelError, TrainingError, UsageError
+from erasekit.errors import ModelError, UsageError
 from erasekit.training import images
 from erasekit.training.bench import opened
 from erasekit.training.loop import generator
@@ -62,14 +62,19 @@ def test_an_image_depends_on_the_seed_and_its_number_and_not_on_the_batch(sd1) -
     assert not torch.equal(first, drawn(sd1, wanted, seed=1))
 
 
-def test_kept_images_are_read_back_and_those_of_another_run_are_refused(tmp_path: Path) -> None:
-    made = torch.randn(2, 4, 8, 8)
-    assert torch.equal(images.kept(lambda: made, tmp_path, {"seed": 0}), made)
-    assert (tmp_path / "checkpoint.images.safetensors").is_file()
-    assert torch.equal(images.kept(lambda: made * 0, tmp_path, {"seed": 0}), made)
-    with pytest.raises(TrainingError, match="another run"):
-        images.kept(lambda: made, tmp_path, {"seed": 1})
-    assert torch.equal(images.kept(lambda: made, None, {}), made)
+def test_drawing_goes_on_from_whole_batches_to_the_same_bits_and_says_how_long_it_takes(sd1) -> None:
+    wanted, kept, said = dict.fromkeys(range(5), ("dog", "")), [], []
+    with bench(sd1) as tools:
+        def draw(**more) -> torch.Tensor:
+            return images.drawn(tools, tools.backbone.encode, wanted, guidance=6.0,
+                                progress=lambda *report: said.append(report), **more)  # fmt: skip
+
+        whole = draw(keep=lambda found: kept.append(torch.cat(list(found))))
+        assert [len(part) for part in kept] == [2, 4] and [report[:2] for report in said] == [(2, 5), (4, 5), (5, 5)]
+        assert all(report[2].startswith("drawing anchor images: ") and report[2].endswith(" s left") for report in said)
+        said.clear()
+        assert torch.equal(draw(known=kept[0] + 0), whole) and said[0][:2] == (4, 5)
+        assert torch.equal(draw(known=kept[0] * 0)[2:], whole[2:])  # what is known is not drawn again
 
 
 # -- folders ------------------------------------------------------------------------------------------------------

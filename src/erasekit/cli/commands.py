@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 def erase(arguments: argparse.Namespace) -> None:
     """`erasekit erase`: fit an edit, save it, print its self-check."""
     job = settings.erase_settings(arguments)
-    from erasekit import api, models
+    from erasekit import api, methods, models
     from erasekit.files import check_writable
 
     if job.out:
@@ -35,8 +35,9 @@ def erase(arguments: argparse.Namespace) -> None:
     # By name only the needed tensors are read; another device needs the whole pipeline there.
     model: Any = job.model if job.device == "cpu" else models.load(job.model, device=device(job.device))
     asked: dict[str, Any] = {"anchor": job.anchor, "retain": job.retain, "method": job.method, "seed": job.seed}
+    if job.dry_run or methods.trains(methods.resolve(job.method)[0]):
+        terminal.quiet()  # what trains loads a whole pipeline, with bars of its own
     if job.dry_run:
-        terminal.quiet()
         print(terminal.plan(api.plan(model, job.targets, **asked, **job.parameters)))
         return
     assert job.out is not None  # erase_settings requires it

@@ -49,14 +49,14 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
 
 
 class _Lines:
-    """Progress as plain lines, at most ten for each kind of work."""
+    """Progress as plain lines, at most ten for each kind of work, and one before it where there is something to say."""
 
     def __init__(self) -> None:
         self.said: dict[str, int] = {}
 
     def __call__(self, done: int, total: int, what: str) -> None:
         tenth, name = done * 10 // max(total, 1), what.partition(":")[0]
-        if tenth > self.said.get(name, 0):
+        if tenth > self.said.get(name, -1 if done == 0 and name != what else 0):
             self.said[name] = tenth
             print(f"{name}: {done}/{total}{what.removeprefix(name).replace(':', ',', 1)}", flush=True)
 

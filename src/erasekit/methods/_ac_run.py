@@ -17,11 +17,11 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import fingerprint
 from erasekit.methods import Progress
 from erasekit.methods._ac_batch import Batch, Reader, picked
+from erasekit.methods._ac_images import latents
 from erasekit.methods._ac_students import RowsStudent, student
 from erasekit.methods._anchors import Gallery, of_folder, read_captions, require_short, to_draw
 from erasekit.training import images as pictures
 from erasekit.training.bench import Bench, opened
-from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.loop import Step, generator
 from erasekit.training.parameters import held
 from erasekit.training.probes import energy, spread
@@ -70,8 +70,8 @@ class Run:
     def with_images(self, checkpoint: Path | None, progress: Progress) -> Run:
         """The run with its images' latents: drawn or read once, and kept beside the checkpoint."""
         used = self.used
-        latents = self._images(used, progress) if checkpoint is None else self._kept(used, checkpoint, progress)
-        return replace(self, images=latents, rows={number: row for row, number in enumerate(used)})
+        found = latents(self, used, checkpoint, progress)
+        return replace(self, images=found, rows={number: row for row, number in enumerate(used)})
 
     def text(self, prompts: Sequence[str]) -> Tensor:
         """What the cross-attention reads: the student's while it is active, else the frozen model's."""
@@ -129,26 +129,6 @@ class Run:
             found.append(f"the anchor itself moved {moved:.2g} times as far as it lay from the target: set regulariser or "
                          "teacher=frozen, or lower the rate")  # fmt: skip
         return found
-
-    def _kept(self, used: Sequence[int], checkpoint: Path, progress: Progress) -> Tensor:
-        """The images' latents from beside the checkpoint, where they are put if they are not there."""
-        whole = self.bench.about("ac") | {"data": self.data}
-        names = ("steps", "batch", "accumulate", "guidance", "sampling_steps", "precision")
-        about = {name: getattr(self.config, name) for name in names}
-        about |= {name: whole[name] for name in ("data", "seed", "base")}
-
-        def make() -> Tensor:
-            Checkpoint.at(checkpoint, whole).load()  # another run's is refused before the long work, not after it
-            return self._images(used, progress)
-
-        return pictures.kept(make, checkpoint, about)
-
-    def _images(self, used: Sequence[int], progress: Progress) -> Tensor:
-        if self.files:
-            _, height, width = self.bench.denoise.shape
-            return pictures.read_folder(self.vae, self.files, (height, width), progress)
-        wanted = {number: self.gallery.drawn[number] for number in used}
-        return pictures.drawn(self.bench, self.read, wanted, guidance=self.config.guidance, progress=progress)
 
     @torch.no_grad()
     def _probe(self, sampled: str, prompts: Sequence[str], i: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

@@ -1,9 +1,11 @@
-"""What every closed-form edit of the cross-attention alone shares: the form of its ops, its measures, the finished edit."""
+"""What every closed-form edit of the cross-attention alone shares: the form of its ops, its measures, the finished edit,
+and for those made of prompt pairs and a prior the fit from end to end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,14 +14,65 @@ from erasekit.backbones.base import Backbone, Site
 from erasekit.concept import EraseRequest
 from erasekit.edit import Base, Dense, Edit, LowRank, library_versions
 from erasekit.errors import InfeasibleError
+from erasekit.methods import Method, Progress, check_family
 from erasekit.methods._check import fingerprints, require_finite, summary
+from erasekit.methods._templates import TEMPLATES, prompt_pairs, unread
 
-ROWS = 256
+if TYPE_CHECKING:
+    from erasekit.methods._prior import Kept
+
+ROWS = 320
 """So many rows of a weight are measured at a time: their float64 copies stay in the processor's cache."""
 
 
 def silent(done: int, total: int, what: str) -> None:
     """The progress report that nobody reads."""
+
+
+class Solved(Protocol):
+    """A solved problem, whatever its form, and the prior that it was solved with."""
+
+    @property
+    def kept(self) -> Kept:
+        """What had to stay."""
+        ...
+
+
+Found = TypeVar("Found", bound=Solved)
+Sites = tuple[list[LowRank | Dense], list[dict[str, Any]]]
+"""One op and one self-check record for each edited site."""
+
+
+def fit(
+    method: Method,
+    backbone: Backbone,
+    request: EraseRequest,
+    config: Any,
+    *,
+    solve: Callable[..., Found],
+    edit_sites: Callable[..., Sites],
+    parameters: dict[str, object],
+    idle: str,
+    progress: Progress | None,
+) -> Edit:
+    """The edit of a method that solves one problem for all matrices; the prior's record joins its self-check.
+
+    `solve(backbone, pairs, config, retain=, cache=, progress=)` of every target in every template of the config,
+    then `edit_sites(backbone, solved, progress=)`. `idle` names the parameter that is 0 where nothing protects what is
+    retained; else it is empty. Raises as `check_family` and `finish` do.
+    """
+    check_family(type(method), backbone)
+    progress = progress or silent
+    pairs = prompt_pairs(request, TEMPLATES[config.templates])
+    found = solve(backbone, pairs, config, retain=request.retain, cache=request.retain_cache, progress=progress)
+    ops, records = edit_sites(backbone, found, progress=progress)
+    warnings = unread(backbone, request)
+    if request.retain and idle:
+        warnings.append(f"{idle} is 0: what is retained is measured, not protected")
+    edit = finish(
+        backbone, request, method=method.name, parameters=parameters, ops=ops, records=records, warnings=warnings
+    )
+    return replace(edit, self_check=edit.self_check | {"prior": found.kept.record})
 
 
 def narrow(weight: Tensor, rank: int) -> bool:
@@ -36,15 +89,24 @@ def make_op(site: Site, weight: Tensor, up: Tensor, right: Tensor) -> LowRank | 
 
 
 def measure(
-    site: Site, weight: Tensor, op: LowRank | Dense, x: Tensor, asked: Tensor, probes: Tensor
-) -> dict[str, Any]:
+    site: Site, weight: Tensor, op: LowRank | Dense, x: Tensor, asked: Tensor | None, probes: Tensor,
+    *, gap: Tensor | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Residuals, update and drift of `op` at one site, where outputs at the columns `x` (d, m) should move by `asked`
-    (o, m); `probes` (d, k) are columns that should stay. All float64. The caller adds `condition`."""
+    (o, m), or by what `weight` makes of `gap` (d, m); `probes` (d, k) are columns that should stay. All float64. The
+    caller adds `condition`."""
     delta, sums = op.delta(weight), torch.zeros(8, dtype=torch.float64)
+    read = torch.cat([x, probes], 1)
+    left, right = (op.up, op.down.double() @ read) if isinstance(op, LowRank) else (delta, read)
     for start in range(0, len(weight), ROWS):
         rows = slice(start, start + ROWS)
-        sums += _squares(weight[rows], delta[rows], x, asked[rows], probes)
-    asked_, residual, cast, wanted, update, original, moved, kept = sums.sqrt().clamp_min(1e-300).tolist()
+        original = weight[rows].double()
+        cast = (weight[rows].float() + delta[rows]).to(weight.dtype).double() - original
+        goal = original @ gap if asked is None else asked[rows]
+        before, moved, held = original @ read, left[rows].double() @ right, cast @ x
+        parts = _compared(before, moved, held, goal)
+        sums += torch.stack([_square(part) for part in (*parts, delta[rows].double(), original)])
+    asked_, residual, cast, wanted, moved, kept, update, original = sums.sqrt().clamp_min(1e-300).tolist()
     return {
         "site": site.key,
         "group": site.group,
@@ -58,14 +120,18 @@ def measure(
     }
 
 
-def _squares(weight: Tensor, delta: Tensor, x: Tensor, asked: Tensor, probes: Tensor) -> Tensor:
-    """Squared norms over some rows: asked, its residual before and after the cast, wanted, update, weight, drift on the
-    probes, output at the probes."""
-    original, change = weight.double(), delta.double()
-    cast = (weight.float() + delta).to(weight.dtype).double() - original
-    wanted = original @ x + asked
-    found = (asked, change @ x - asked, cast @ x - asked, wanted, change, original, change @ probes, original @ probes)
-    return torch.stack([part.square().sum() for part in found])
+def _compared(before: Tensor, moved: Tensor, held: Tensor, asked: Tensor) -> tuple[Tensor, ...]:
+    """Of some rows of outputs: asked, its residual before and after the cast, wanted, drift and output at the probes
+    (the columns of `before` and `moved` behind those that are asked to move)."""
+    count = asked.shape[1]
+    near, change = before[:, :count], moved[:, :count]
+    return asked, change - asked, held - asked, near + asked, moved[:, count:], before[:, count:]
+
+
+def _square(part: Tensor) -> Tensor:
+    """The squared norm, in one pass without a copy of the squares."""
+    flat = part.reshape(-1)
+    return torch.dot(flat, flat)
 
 
 def finish(

@@ -152,8 +152,8 @@ class AC:
     ) -> Edit:
         """An edit of the variant's modules; the model is left bitwise as it was.
 
-        `checkpoint`: a file or folder for the run's state, from which a run that was ended goes on; the images are kept
-        beside it. Raises `UsageError` for captions or images that cannot be used, `TrainingError` where a run must stop.
+        `checkpoint`: a file or folder for the run's state, from which a run that was ended goes on; images are kept beside
+        it as they are drawn. Raises `UsageError` for captions or images of no use, `TrainingError` where a run must stop.
         """
         check_family(AC, backbone)
         with memory_line(config), opened_run(backbone, request, config) as run:
@@ -170,11 +170,12 @@ class AC:
         """What a run would train and need, the drawing of images included; nothing is written, the model stays."""
         check_family(AC, backbone)
         with memory_line(config), opened_run(backbone, request, config) as run:
-            drawing = 0 if run.files else len(run.used) * config.sampling_steps / config.batch
+            count, first = len(run.used), "of the folder" if run.files else "that are drawn first"
+            drawing = 0 if run.files else count * config.sampling_steps / config.batch
             prompt, batches, regularised = run.probes[0][0], config.steps * config.accumulate, config.regulariser > 0
             asked = config.loss == "model" and (config.teacher == "frozen" or not regularised)
-            found = estimate(run.bench, method=self.name, what=f"variant {config.variant}", prompt=prompt,
-                             sampled=drawing / batches, teachers=int(asked), learned=1 + regularised,
+            found = estimate(run.bench, method=self.name, what=f"variant {config.variant} on {count} images {first}",
+                             prompt=prompt, sampled=drawing / batches, teachers=int(asked), learned=1 + regularised,
                              read=lambda prompt: run.text([prompt] * config.batch), beside=run.beside)  # fmt: skip
             return replace(found, seconds=found.seconds + batches * augmenting(run))
 

@@ -18,6 +18,9 @@ One step: draw a target of the list; draw k of 0..S-1; from fresh noise run k DD
 target (by the student, as in the paper, or by the frozen model, as in the authors' later code); evaluate all
 predictions at the k-th timestep; Adam.
 
+A memorised image (section 5.4) is erased by the same objective with the image's own latents, forward-noised, in place of
+what is drawn: `folder` holds the image, the target is the caption that calls it up (see `_esd_images`).
+
 Variants, with the number of parameters in SD v1.4: `x` all of the cross-attention (43,962,560; styles, and whatever is
 called by its name), `x-strict` its keys and values (19,169,280), `u` all but cross-attention, time MLP and output head
 (813,495,680; objects, nudity), `u-linear` every linear layer and convolution outside cross-attention (815,358,084),
@@ -42,8 +45,10 @@ from torch import Tensor
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
+from erasekit.errors import UsageError
 from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
 from erasekit.methods._cross import silent
+from erasekit.methods._esd_images import Memorised, memorised
 from erasekit.training import losses
 from erasekit.training.bench import Bench, opened
 from erasekit.training.loop import Step, generator, memory_line
@@ -79,6 +84,8 @@ class ESDConfig(TrainingConfig):
     """S: the steps of a whole sampling run; each training step makes k of 0..S-1 of them."""
     sampler: str = "student"
     """Who draws the latents: student (the paper) or frozen (the authors' later code)."""
+    folder: str = ""
+    """A folder of memorised images, noised in place of latents that are drawn: the target is their caption; empty: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,6 +94,8 @@ class ESDConfig(TrainingConfig):
         check_range("eta", self.eta, low=-1, high=1e3)
         check_range("guidance", self.guidance, high=1e3)
         check_range("sampling_steps", self.sampling_steps, low=1, high=1e6)
+        if self.host and self.folder:
+            raise UsageError("host and folder exclude each other, as each decides what is looked at: leave one away")
 
 
 class ESD:
@@ -123,12 +132,14 @@ class ESD:
         """
         check_family(ESD, backbone)
         with memory_line(config), _bench(backbone, request, config) as bench:
-            curve = bench.train(lambda step: loss(bench, config, step), method=self.name, checkpoint=checkpoint,
-                                progress=progress or silent)  # fmt: skip
+            memory = memorised(bench, config.folder, progress or silent)
+            curve = bench.train(lambda step: loss(bench, config, step, memory), method=self.name, checkpoint=checkpoint,
+                                progress=progress or silent, data=memory.data if memory else "")  # fmt: skip
             ops = settle(bench.student)
-            residual, drift = measure(bench, config)
+            residual, drift = measure(bench, config, memory)
             idle = ["esd does not hold on to what is retained: its drift is measured, nothing keeps it small"]
-            return finish(bench, ops, changes(bench, ops), curve, method=self.name, parameters=asdict(config),
+            said = asdict(config) | {"folder": Path(config.folder).name}  # not where it is on this machine
+            return finish(bench, ops, changes(bench, ops), curve, method=self.name, parameters=said,
                           residual=residual, drift=drift, warnings=idle * bool(request.retain))  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: ESDConfig) -> Plan:
@@ -136,22 +147,29 @@ class ESD:
         check_family(ESD, backbone)
         with _bench(backbone, request, config) as bench:
             target, anchor = request.targets[0], request.anchors[0]
+            sampled = 0 if memorised(bench, config.folder, silent) else (config.sampling_steps - 1) / 2
             return estimate(bench, method=self.name, what=f"variant {config.variant}", prompt=target,
-                            sampled=(config.sampling_steps - 1) / 2, teachers=len(_asked(target, anchor, config)))  # fmt: skip
+                            sampled=sampled, teachers=len(_asked(target, anchor, config)))  # fmt: skip
 
 
-def loss(bench: Bench[Student], config: ESDConfig, step: Step) -> Tensor:
+def loss(bench: Bench[Student], config: ESDConfig, step: Step, memory: Memorised | None = None) -> Tensor:
     """The loss of one batch: its target, level and noise are drawn from the step."""
-    draw = step.generator("level")
+    draw, noise = step.generator("level"), bench.noise(step.generator("noise"))
     i = int(torch.randint(len(bench.request.targets), (), generator=draw))
-    k = int(torch.randint(config.sampling_steps, (), generator=draw))
-    with bench.student.active() if config.sampler == "student" else nullcontext():
-        latents, timestep = bench.latents(bench.noise(step.generator("noise")), _host(bench, config, i), k,
-                                          guidance=config.guidance)  # fmt: skip
+    latents, timestep = memory.drawn(bench, i, noise, draw) if memory else _sampled(bench, config, i, noise, draw)
     wanted, _ = teacher(bench, config, i, latents, timestep)
     with bench.student.active():
         text = bench.text(_host(bench, config, i)).expand(len(latents), -1, -1)
         return losses.squared_error(bench.denoise(latents, timestep, text), wanted)
+
+
+def _sampled(
+    bench: Bench[Student], config: ESDConfig, i: int, noise: Tensor, draw: torch.Generator
+) -> tuple[Tensor, int]:
+    """Latents of target i (or its host) after a random number of sampling steps, and the timestep of their level."""
+    k = int(torch.randint(config.sampling_steps, (), generator=draw))
+    with bench.student.active() if config.sampler == "student" else nullcontext():
+        return bench.latents(noise, _host(bench, config, i), k, guidance=config.guidance)
 
 
 def teacher(bench: Bench[Student], config: ESDConfig, i: int, latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
@@ -164,12 +182,12 @@ def teacher(bench: Bench[Student], config: ESDConfig, i: int, latents: Tensor, t
 
 
 @torch.no_grad()
-def measure(bench: Bench[Student], config: ESDConfig) -> tuple[float, float]:
+def measure(bench: Bench[Student], config: ESDConfig, memory: Memorised | None = None) -> tuple[float, float]:
     """(residual, drift) half-way through sampling, on noise that training did not see: how far the student is from
     what was asked, relative to how far the model was; how far it moved on what is retained, relative to its output."""
     far, before, moved, size = 0.0, 0.0, 0.0, 0.0
     for i in spread(len(bench.request.targets)):
-        latents, timestep = _probe(bench, config, _host(bench, config, i), i)
+        latents, timestep = memory.probe(bench, i) if memory else _probe(bench, config, _host(bench, config, i), i)
         wanted, host = teacher(bench, config, i, latents, timestep)
         far += energy(_student(bench, latents, timestep, _host(bench, config, i)) - wanted)
         before += energy(host - wanted)

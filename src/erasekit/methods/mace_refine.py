@@ -22,7 +22,7 @@ the anchor begins or ends with the same word; concepts are never processed in sl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,9 +35,9 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Dense, Edit, LowRank
 from erasekit.errors import UsageError
-from erasekit.methods import Preset, Progress, _cross, _prior, check_choice, check_family, check_range
+from erasekit.methods import Preset, Progress, _cross, _prior, check_choice, check_range
 from erasekit.methods._features import PROBES
-from erasekit.methods._templates import TEMPLATES, Pair, encoded_pairs, fill, prompt_pairs, shared_of, unread
+from erasekit.methods._templates import TEMPLATES, Pair, encoded_pairs, fill, shared_of
 
 FLOOR = 1e-9
 """The ridge is at least this fraction of the mean diagonal of X X' + C: below, rounding decides the factorisation."""
@@ -141,18 +141,9 @@ class MACERefine:
         Raises `UsageError` for a family or a prior file that cannot be taken, or a prompt that is too long;
         `InfeasibleError` for an edit that would change nothing. The self-check's `prior` has the effective weights.
         """
-        check_family(type(self), backbone)
-        progress = progress or _cross.silent
-        pairs = prompt_pairs(request, TEMPLATES[config.templates])
-        found = refine(backbone, pairs, config, retain=request.retain, cache=request.retain_cache, progress=progress)
-        ops, records = edit_sites(backbone, found, progress=progress)
-        warnings = unread(backbone, request)
-        if request.retain and not config.weights.retained:
-            warnings.append("preserve_scale x preserve_weight is 0: what is retained is measured, not protected")
-        edit = _cross.finish(
-            backbone, request, method=self.name, parameters=asdict(config), ops=ops, records=records, warnings=warnings
-        )
-        return replace(edit, self_check=edit.self_check | {"prior": found.kept.record})
+        idle = "" if config.weights.retained else "preserve_scale x preserve_weight"
+        return _cross.fit(self, backbone, request, config, solve=refine, edit_sites=edit_sites,
+                          parameters=asdict(config), idle=idle, progress=progress)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -221,7 +212,7 @@ def edit_sites(
         progress(k, len(sites), "solving the cross-attention")
         weight = backbone.weight(site).detach().cpu()
         ops.append(_cross.make_op(site, weight, weight.double(), found.right))
-        record = _cross.measure(site, weight, ops[-1], x, weight.double() @ (y - x), found.kept.probes)
+        record = _cross.measure(site, weight, ops[-1], x, None, found.kept.probes, gap=y - x)
         records.append(record | {"condition": found.condition})
     progress(len(sites), len(sites), "solving the cross-attention")
     return ops, records

@@ -35,10 +35,8 @@ random conditions are pinned, where the released code's order of a batch pins ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from math import cos, pi
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -52,16 +50,14 @@ from erasekit.edit import Edit
 from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
 from erasekit.methods._cross import silent
 from erasekit.methods._spm_edit import adapter, gates, measure, records
+from erasekit.methods._spm_run import each, opened_run, pinned_conditions, rate, sized
 from erasekit.training import losses
-from erasekit.training.bench import Bench, opened
+from erasekit.training.bench import Bench
 from erasekit.training.loop import Step, memory_line
 from erasekit.training.membranes import Membranes
 from erasekit.training.plan import Plan, estimate
-from erasekit.training.probes import spread
 from erasekit.training.result import finish
 from erasekit.training.settings import TrainingConfig
-
-SMALLEST = 32  # latents of a side below this are never made smaller
 
 
 @dataclass(frozen=True)
@@ -148,7 +144,7 @@ class SPM:
         `UsageError` for a family that SPM does not take, `TrainingError` where training cannot go on.
         """
         check_family(SPM, backbone)
-        with memory_line(config), _bench(backbone, request, config) as bench:
+        with memory_line(config), opened_run(backbone, request, config) as bench:
             curve = bench.train(lambda step: loss(bench, config, step), method=self.name, checkpoint=checkpoint,
                                 progress=progress or silent,
                                 schedule=lambda index: rate(index // len(request.targets), config))  # fmt: skip
@@ -162,14 +158,11 @@ class SPM:
     def plan(self, backbone: Backbone, request: EraseRequest, config: SPMConfig) -> Plan:
         """What a run would train and need; nothing is written, the model is left as it was."""
         check_family(SPM, backbone)
-        with _bench(backbone, request, config) as bench:
+        with opened_run(backbone, request, config) as bench:
             pinned = config.conditions * bool(config.anchoring)
             return estimate(bench, method=self.name, what=f"{len(request.targets)} of rank {config.rank}",
                             prompt=request.targets[0], sampled=config.sampling_steps / 2, teachers=2 + pinned,
                             learned=1 + pinned)  # fmt: skip
-
-
-# -- training -------------------------------------------------------------------------------------------------------
 
 
 def loss(bench: Bench[Membranes], config: SPMConfig, step: Step) -> Tensor:
@@ -179,13 +172,13 @@ def loss(bench: Bench[Membranes], config: SPMConfig, step: Step) -> Tensor:
     bench.student.chosen, own = step.index % count, Step(step.seed, step.index // count, step.part)
     target = bench.request.targets[bench.student.chosen]
     k = int(torch.randint(1, config.sampling_steps, (), generator=own.generator(f"level {target}")))
-    noise = _sized(bench.noise(own.generator(f"noise {target}")), config, own.generator(f"size {target}"))
+    noise = sized(bench.noise(own.generator(f"noise {target}")), config, own.generator(f"size {target}"))
     with bench.student.active():
         latents, timestep = bench.latents(noise, target, k, guidance=config.guidance)
-    pinned = _pinned(bench, config, target, own)
+    pinned = pinned_conditions(bench, config, target, own)
     wanted, kept = teacher(bench, config, bench.student.chosen, pinned, latents, timestep)
     with bench.student.active():
-        found = _each(bench, latents, timestep, torch.cat([bench.text(target), pinned]))
+        found = each(bench, latents, timestep, torch.cat([bench.text(target), pinned]))
     erase = losses.squared_error(found[: len(latents)], wanted)
     if not len(pinned):
         return erase
@@ -194,85 +187,11 @@ def loss(bench: Bench[Membranes], config: SPMConfig, step: Step) -> Tensor:
 
 @torch.no_grad()
 def teacher(
-    bench: Bench[Membranes],
-    config: SPMConfig,
-    i: int,
-    pinned: Tensor | Sequence[Tensor],
-    latents: Tensor,
-    timestep: int,
-) -> tuple[Tensor, Tensor]:
+    bench: Bench[Membranes], config: SPMConfig, i: int, pinned: Tensor | Sequence[Tensor], latents: Tensor, timestep: int
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What the student should predict for target i (b, c, h, w), and under the pinned conditions (m * b, c, h, w): the
     frozen model's own predictions, all in one forward pass."""
     known = bench.text(bench.request.targets[i]), bench.text(bench.request.anchors[i])
-    found = _each(bench, latents, timestep, torch.cat([*known, *(row[None] for row in pinned)]))
+    found = each(bench, latents, timestep, torch.cat([*known, *(row[None] for row in pinned)]))
     target, anchor, kept = found.split([len(latents)] * 2 + [len(pinned) * len(latents)])
     return losses.negative_guidance(target, target, anchor, eta=config.eta), kept
-
-
-def conditions(target: Tensor, count: int, draw: torch.Generator) -> Tensor:
-    """Random conditions (count, length, width) for the text features (1, length, width) of a target: Gaussian directions,
-    accepted with probability 1 - cos to the target's, at 0.8 to 1.2 times its norm."""
-    found: list[Tensor] = []
-    while len(found) < count:
-        noise = torch.randn(target.shape[1:], generator=draw)
-        direction = noise / noise.norm()
-        accept, size = torch.rand(2, generator=draw)
-        if accept < 1 - (direction * target[0]).sum() / target.norm():
-            found.append((0.8 + 0.4 * size) * target.norm() * direction)
-    return torch.stack(found)
-
-
-def rate(step: int, config: SPMConfig) -> float:
-    """The factor on the learning rate: a linear rise, then cosine descents with hard restarts."""
-    warmup = min(config.warmup, config.steps // 6)
-    if step < warmup:
-        return step / warmup
-    progress = (step - warmup) / (config.steps - warmup)
-    return (1 + cos(pi * (config.cycles * progress % 1))) / 2
-
-
-def sides(side: int) -> range:
-    """The sizes of a latent's side that dynamic resolution draws from: multiples of 8 from half the side up to, and
-    without, the whole ({256, ..., 448} pixels of 512)."""
-    return range(8 * max(1, side // 16), max(9, side), 8)
-
-
-def _sized(noise: Tensor, config: SPMConfig, draw: torch.Generator) -> Tensor:
-    """The noise, cut to this step's height and width."""
-    shape = noise.shape[2:]
-    if config.resolution == "full" or (config.resolution == "auto" and min(shape) < SMALLEST):
-        return noise
-    height, width = (sides(side)[int(torch.randint(len(sides(side)), (), generator=draw))] for side in shape)
-    return noise[:, :, :height, :width]
-
-
-def _pinned(bench: Bench[Membranes], config: SPMConfig, target: str, step: Step) -> Tensor:
-    """The conditions (m, length, width) on which the student must stay as it was."""
-    text = bench.text(target)
-    if not config.anchoring:
-        return text[:0]
-    drawn = conditions(text.cpu().float(), config.conditions, step.generator(f"conditions {target}")).to(text)
-    if config.variant == "paper":
-        return drawn
-    # The released order is "", r1, "", r2, ..., of which the second half is read as the conditional one.
-    empty = bench.text("").expand(len(drawn), -1, -1)
-    return torch.stack([empty, drawn], 1).flatten(0, 1)[len(drawn) :]
-
-
-def _each(bench: Bench[Membranes], latents: Tensor, timestep: int, text: Tensor) -> Tensor:
-    """The predictions (m * b, c, h, w) for the same latents (b) under each of the texts (m), in one forward pass."""
-    return bench.denoise(latents.repeat(len(text), 1, 1, 1), timestep, text.repeat_interleave(len(latents), 0))
-
-
-@contextmanager
-def _bench(backbone: Backbone, request: EraseRequest, config: SPMConfig) -> Iterator[Bench[Membranes]]:
-    """The bench whose run has `steps` steps for each target."""
-    run = replace(config, steps=config.steps * len(request.targets))
-    retained = [request.retain[i] for i in spread(len(request.retain))]
-
-    def student(unet: torch.nn.Module) -> Membranes:
-        return Membranes(unet, request.targets, rank=config.rank, alpha=config.alpha, seed=request.seed)
-
-    with opened(backbone, request, run, student=student, prompts=[*request.targets, *request.anchors, *retained],
-                sampling_steps=config.sampling_steps) as bench:  # fmt: skip
-        yield bench

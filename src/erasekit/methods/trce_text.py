@@ -22,7 +22,7 @@ float64, Cholesky; `eps`; a target that is named twice is refused (the released 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,9 +35,9 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Dense, Edit, LowRank
 from erasekit.errors import UsageError
-from erasekit.methods import Preset, Progress, _cross, _prior, check_choice, check_family, check_range
+from erasekit.methods import Preset, Progress, _cross, _prior, check_choice, check_range
 from erasekit.methods._features import spread
-from erasekit.methods._templates import TEMPLATES, Pair, encoded_pairs, fill, prompt_pairs, unread
+from erasekit.methods._templates import TEMPLATES, Pair, encoded_pairs, fill
 
 DIVISOR = 3e4
 """What the released code divides its cache of captions by."""
@@ -123,19 +123,10 @@ class TRCEText:
         Raises `UsageError` for a family or a prior file that cannot be taken, or a prompt that is too long;
         `InfeasibleError` for an edit that would change nothing. The self-check's `prior` has the effective weights.
         """
-        check_family(type(self), backbone)
-        progress = progress or _cross.silent
-        pairs = prompt_pairs(request, TEMPLATES[config.templates])
-        found = map_ends(backbone, pairs, config, retain=request.retain, cache=request.retain_cache, progress=progress)
-        ops, records = edit_sites(backbone, found, progress=progress)
-        warnings = unread(backbone, request)
-        if request.retain and not config.retain_weight:
-            warnings.append("retain_weight is 0: what is retained is measured, not protected")
         parameters: dict[str, object] = {**asdict(config), "rows": list(config.rows)}
-        edit = _cross.finish(
-            backbone, request, method=self.name, parameters=parameters, ops=ops, records=records, warnings=warnings
-        )
-        return replace(edit, self_check=edit.self_check | {"prior": found.kept.record})
+        idle = "" if config.retain_weight else "retain_weight"
+        return _cross.fit(self, backbone, request, config, solve=map_ends, edit_sites=edit_sites,
+                          parameters=parameters, idle=idle, progress=progress)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -189,7 +180,7 @@ def edit_sites(
         progress(k, len(sites), "solving the cross-attention")
         weight = backbone.weight(site).detach()
         ops.append(_cross.make_op(site, weight, found.factor.up(weight), found.factor.right))
-        record = _cross.measure(site, weight, ops[-1], x, weight.double() @ (y - x), found.kept.probes)
+        record = _cross.measure(site, weight, ops[-1], x, None, found.kept.probes, gap=y - x)
         records.append(record | {"condition": found.factor.condition})
     progress(len(sites), len(sites), "solving the cross-attention")
     return ops, records

@@ -1,14 +1,14 @@
 """Clean images to learn from, as latents: drawn by the frozen model, or read from a folder; and their augmentation.
 
 Each drawn image has its own noise, from the seed and its number, and both guidance branches of a batch are one forward
-pass. Beside a checkpoint the latents are kept, so that a resumed run learns from the very same numbers.
+pass. `kept` keeps the latents beside a checkpoint, so that a resumed run learns from the very same numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +19,14 @@ from torch import Tensor
 from erasekit.errors import UsageError
 from erasekit.methods import Progress
 from erasekit.training.bench import Bench
-from erasekit.training.checkpoint import Checkpoint
+from erasekit.training.kept import Keep, nowhere
 from erasekit.training.latents import Predict, Schedule, guided, partly_denoised, parts
 from erasekit.training.loop import generator
 
 Read = Callable[[Sequence[str]], Tensor]
 """Prompts -> what the cross-attention reads for them (n, length, width)."""
+DRAWING = "drawing anchor images"
+"""What progress calls it, up to a colon."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -44,38 +46,28 @@ def denoised(
 
 
 def drawn(
-    bench: Bench[Any], read: Read, wanted: Mapping[int, tuple[str, str]], *, guidance: float, progress: Progress
-) -> Float[Tensor, "n c h w"]:
+    bench: Bench[Any], read: Read, wanted: Mapping[int, tuple[str, str]], *, guidance: float, progress: Progress,
+    known: Tensor | None = None, keep: Keep = nowhere,
+) -> Float[Tensor, "n c h w"]:  # fmt: skip
     """One image for each number -> (caption, negative prompt), drawn a batch at a time by the frozen model; on the CPU.
 
-    An image's noise depends on the seed and its number alone.
+    An image's noise depends on the seed and its number alone. `known`: the first of them, whole batches that `keep` was
+    given before; with them the others are bit for bit what they would have been.
     """
-    found: list[Tensor] = []
-    size, numbers = bench.config.batch, list(wanted)
-    for start in range(0, len(wanted), size):
+    found, size, numbers = [] if known is None else [known], bench.config.batch, list(wanted)
+    first, began = sum(map(len, found)), time.perf_counter()
+    for start in range(first, len(wanted), size):
         part = numbers[start : start + size]
         captions, negatives = zip(*(wanted[number] for number in part), strict=True)
         noise = torch.cat([bench.noise(generator(bench.request.seed, "image", number), 1) for number in part])
         found.append(denoised(bench.denoise, noise, read(captions), read(negatives), schedule=bench.schedule,
                               guidance=guidance).cpu())  # fmt: skip
-        progress(start + len(captions), len(wanted), "drawing anchor images")
+        done = start + len(part)
+        if done < len(wanted):
+            keep(found)
+        left = (time.perf_counter() - began) / (done - first) * (len(wanted) - done)
+        progress(done, len(wanted), f"{DRAWING}: {left:.0f} s left")
     return torch.cat(found)
-
-
-def kept(make: Callable[[], Tensor], checkpoint: Path | None, about: Mapping[str, Any]) -> Tensor:
-    """What `make` gives, from the file beside the checkpoint where there is one (`<checkpoint>.images.safetensors`).
-
-    `about`: all that decides it; a file of other images raises `TrainingError` that says in what they differ.
-    """
-    if checkpoint is None:
-        return make()
-    place = Checkpoint.at(checkpoint, about)
-    place = replace(place, path=place.path.with_name(f"{place.path.stem}.images.safetensors"))
-    if saved := place.load():
-        return saved[0]["latents"]
-    latents = make()
-    place.save({"latents": latents}, [])
-    return latents
 
 
 # -- a folder of images -------------------------------------------------------------------------------------------

@@ -74,9 +74,7 @@ def compare_speed(work: Work, folder: Path, out: Path, full: bool) -> Found:
     """SPEED with the empty anchor, the default rank and the draws of seed 0; the centroids are erasekit's."""
     ours, edit = measured(work, folder, out)
     old, model, values = originals(folder, edit), backbone(str(folder)), settings(work)
-    names = list(dict.fromkeys([*work.targets, "", *work.retain]))
-    found = last_subject(model, names, progress=lambda *_: None, what="")
-    given = speed_features(work, dict(zip(names, found.T, strict=True)), model, values)
+    given = speed_features(work, model, values)
     generator = torch.Generator().manual_seed(0)
     shape = (len(work.retain), values.aug_num, values.rank)
     noise = {name: torch.randn(shape, generator=generator, dtype=torch.float64)[..., 0] for name in old}
@@ -141,15 +139,19 @@ def uce_features(work: Work, rows: Rows) -> tuple[list[textbook.Pair], list[Tens
     return [textbook.tails(rows[t], rows[""]) for t in work.targets], [rows[p][0] for p in ("", *work.retain)]
 
 
-def speed_features(work: Work, last: dict[str, Tensor], model: Any, values: Any) -> textbook.Speed:
-    """The last subject tokens as columns, and the invariants, in float64."""
+def speed_features(work: Work, model: Any, values: Any) -> textbook.Speed:
+    """The last subject tokens as columns, and the invariants, in float64. Encoded in the batches of the fit: in others
+    float32 rounds otherwise, which tau magnifies, and here the solutions are compared."""
     from erasekit.methods.speed_retain import invariants
 
-    (empty, _), *_ = encoded(model, [""], whole=True)
+    targets, kept = (
+        last_subject(model, names, progress=lambda *_: None, what="") for names in (work.targets, work.retain)
+    )
+    (empty, last), *_ = encoded(model, [""], whole=True)
+    empty = empty.double()
     return textbook.Speed(
-        torch.stack([last[name] for name in work.targets], 1), last[""][:, None].repeat(1, len(work.targets)),
-        torch.stack([last[name] for name in work.retain], 1),
-        invariants(empty.double(), torch.Generator().manual_seed(0)),
+        targets, empty[last][:, None].repeat(1, len(work.targets)), kept,
+        invariants(empty, torch.Generator().manual_seed(0)),
         values.tau, values.alpha, values.lamb, values.prior_filter,
     )  # fmt: skip
 

@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import Any
 
 PHASES = ("read", "encode", "solve", "fingerprint", "write")
-IMPORTS = ("transformers", "erasekit.api", "erasekit.backbones.sd", "erasekit.edit", "erasekit.io")
+IMPORTS = (
+    "transformers", "transformers.models.clip.tokenization_clip", "erasekit.api", "erasekit.backbones.sd",
+    "erasekit.edit", "erasekit.io",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def watched() -> Iterator[Clock]:
     clock.watch(sd.SDBackbone, "fingerprint", "fingerprint")
     for module in (erasepro, _cross):
         clock.watch(module, "fingerprints", "fingerprint")  # hashed in threads
-    for part in ("embed", "layer", "output", "attention_input"):
+    for part in ("embed", "layer", "output", "attention_input", "features"):
         clock.watch(_clip.ClipTower, part, "encode")
     try:
         yield clock

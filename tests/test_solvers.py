@@ -197,6 +197,14 @@ def test_inverse_serves_given_output_changes():
     assert close(asked @ solvers.inverse(inputs).rows @ inputs, asked)
 
 
+@pytest.mark.parametrize("width", [0, 1, 3, 7, D])
+def test_gram_is_the_whole_product_whatever_the_bands(width):
+    columns = draw(2 * D, width, seed=1)
+    assert torch.allclose(solvers.gram(columns), columns.T @ columns, rtol=1e-12)
+    assert torch.equal(solvers.gram(columns.float()), solvers.gram(columns.float().double()))
+    assert torch.allclose(solvers.second_moment(columns), columns @ columns.T, rtol=1e-12)
+
+
 def test_a_prior_needs_a_ridge():
     for ridge in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="ridge"):

@@ -8,9 +8,9 @@ need code are in `coded_ops`. Modules are named as in the pipeline's component; 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -60,8 +60,13 @@ class Op(ABC):
 
     def _finite(self) -> None:
         for name, tensor in self.tensors().items():
-            if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            if not tensor.is_floating_point() or not _is_finite(tensor):
                 raise EditError(f"{self.label} has a value in {name!r} that is not a finite number: fit the edit again")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite. A finite sum shows it in one pass; only an overflow needs a second one."""
+    return math.isfinite(float(tensor.detach().sum())) or bool(torch.isfinite(tensor).all())
 
 
 class LinearOp(Op):
@@ -127,7 +132,7 @@ class LowRank(LinearOp):
 
     @property
     def rank(self) -> int:
-        return min(self.up.shape[1], self.up.shape[0], prod(self.down.shape[1:]))
+        return min(self.up.shape[1], self.up.shape[0], math.prod(self.down.shape[1:]))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"up": self.up, "down": self.down}
@@ -160,7 +165,7 @@ class Dense(LinearOp):
     @property
     def rank(self) -> int:
         shape = self.difference.shape
-        return min(shape[0], prod(shape[1:])) if shape else 1
+        return min(shape[0], math.prod(shape[1:])) if shape else 1
 
     def tensors(self) -> dict[str, Tensor]:
         return {"delta": self.difference} | ({} if self.bias is None else {"bias": self.bias})

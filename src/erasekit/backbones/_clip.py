@@ -22,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda x: (1.702 * x).sigmoid_().mul_(x),
     "gelu": F.gelu,
 }
-ROWS = 2464  # positions at a time: bounds the memory of the MLP's hidden layer, and is enough for fast products
+ROWS = 3080  # positions at a time: bounds the memory of the MLP's hidden layer, and is enough for fast products
 WORTH = 0.9  # fewer different positions than this fraction are computed apart: copying them out costs something too
 
 
@@ -88,7 +88,8 @@ class ClipTower:
     @torch.no_grad()
     def context(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None = None) -> Tensor:
         """What the attention's output projection of `layer` reads."""
-        return self._context(hidden, Shared(hidden), layer, deltas)
+        shared = Shared(hidden)
+        return self._context(shared.once(hidden), shared, layer, deltas)
 
     @torch.no_grad()
     def layer(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None = None) -> Tensor:
@@ -101,18 +102,36 @@ class ClipTower:
         """What the cross-attention reads: the final layer norm of the last layer's hidden states."""
         return self._norm(hidden, "final_layer_norm")
 
-    def _layer(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None) -> Tensor:
-        name, shared = f"encoder.layers.{layer}", Shared(hidden)
-        mixed = shared.once(self._context(hidden, shared, layer, deltas))
-        rows = shared.once(hidden) + self._project(mixed, layer, "out", deltas)
-        inner = self._linear(self._norm(rows, f"{name}.layer_norm2"), f"{name}.mlp.fc1")
-        return shared.everywhere(rows + self._linear(self.activation(inner), f"{name}.mlp.fc2"))
+    @torch.no_grad()
+    def features(self, tokens: Tokens) -> Tensor:
+        """`output` after all layers as they are. Between the layers only the different rows are carried."""
+        parts = tokens.ids.split(max(1, ROWS // tokens.ids.shape[1]))
+        return torch.cat([self._features(Tokens(part, ())) for part in parts])
 
-    def _context(self, hidden: Tensor, shared: Shared, layer: int, deltas: dict[str, Tensor] | None) -> Tensor:
-        inputs = self.attention_input(shared.once(hidden), layer)
+    def _features(self, tokens: Tokens) -> Tensor:
+        hidden = self.embed(tokens)
+        shared = Shared(hidden)
+        rows = shared.once(hidden)
+        for layer in range(self.depth):
+            rows = self._rows(rows, shared, layer, None)
+        return shared.everywhere(self.output(rows))
+
+    def _layer(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None) -> Tensor:
+        shared = Shared(hidden)
+        return shared.everywhere(self._rows(shared.once(hidden), shared, layer, deltas))
+
+    def _rows(self, rows: Tensor, shared: Shared, layer: int, deltas: dict[str, Tensor] | None) -> Tensor:
+        name = f"encoder.layers.{layer}"
+        mixed = shared.once(self._context(rows, shared, layer, deltas))
+        rows = rows + self._project(mixed, layer, "out", deltas)
+        inner = self._linear(self._norm(rows, f"{name}.layer_norm2"), f"{name}.mlp.fc1")
+        return rows + self._linear(self.activation(inner), f"{name}.mlp.fc2")
+
+    def _context(self, rows: Tensor, shared: Shared, layer: int, deltas: dict[str, Tensor] | None) -> Tensor:
+        inputs = self.attention_input(rows, layer)
         q, k, v = (self._split(shared.everywhere(self._project(inputs, layer, role, deltas))) for role in "qkv")
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return mixed.transpose(1, 2).reshape(hidden.shape)
+        return mixed.transpose(1, 2).flatten(2)
 
     def _project(self, inputs: Tensor, layer: int, role: str, deltas: dict[str, Tensor] | None) -> Tensor:
         delta = (deltas or {}).get(role)

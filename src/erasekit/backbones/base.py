@@ -76,6 +76,10 @@ class TextTower(Protocol):
         """What the denoiser's cross-attention reads, from the last layer's hidden states: (n, length, width)."""
         ...
 
+    def features(self, tokens: Tokens) -> Tensor:
+        """`output` after all layers, unedited: (n, length, width)."""
+        ...
+
 
 class Backbone(Protocol):
     """One model of one family."""

@@ -26,7 +26,6 @@ GROUPS = {
     "cross.kv": ("cross.k", "cross.v"),
     "all": ("text.q", "text.k", "text.v", "cross.k", "cross.v"),
 }
-BATCH = 32  # prompts that are encoded together
 
 
 class SDBackbone:
@@ -103,9 +102,7 @@ class SDBackbone:
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """What the cross-attention reads in the unedited model: (n, 77, width), float32 or better."""
-        tokens = self.tokenize(prompts)
-        parts = [self._encode(Tokens(ids, ())) for ids in tokens.ids.split(BATCH)]
-        return torch.cat(parts)
+        return self.tower.features(self.tokenize(prompts))
 
     def sites(self, *groups: str) -> list[Site]:
         """Every site of the groups, in depth order; an unknown group raises `UsageError`."""
@@ -147,12 +144,6 @@ class SDBackbone:
         from erasekit.edit import fingerprint
 
         return fingerprint(self.weight(site))
-
-    def _encode(self, tokens: Tokens) -> Tensor:
-        hidden = self.tower.embed(tokens)
-        for layer in range(self.tower.depth):
-            hidden = self.tower.layer(hidden, layer)
-        return self.tower.output(hidden)
 
 
 def _text_sites(depth: int) -> list[Site]:

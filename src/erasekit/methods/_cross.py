@@ -98,14 +98,18 @@ def measure(
     delta, sums = op.delta(weight), torch.zeros(8, dtype=torch.float64)
     read = torch.cat([x, probes], 1)
     left, right = (op.up, op.down.double() @ read) if isinstance(op, LowRank) else (delta, read)
+    space = read.new_empty(3, min(ROWS, len(weight)), weight.shape[1])
     for start in range(0, len(weight), ROWS):
         rows = slice(start, start + ROWS)
-        original = weight[rows].double()
-        cast = (weight[rows].float() + delta[rows]).to(weight.dtype).double() - original
+        original, change, cast = space[:, : len(weight[rows])]
+        original.copy_(weight[rows])
+        change.copy_(delta[rows])
+        cast.copy_((weight[rows].float() + delta[rows]).to(weight.dtype))
+        before, moved = original @ read, left[rows].double() @ right
+        held = cast @ x - before[:, : x.shape[1]]
         goal = original @ gap if asked is None else asked[rows]
-        before, moved, held = original @ read, left[rows].double() @ right, cast @ x
         parts = _compared(before, moved, held, goal)
-        sums += torch.stack([_square(part) for part in (*parts, delta[rows].double(), original)])
+        sums += torch.stack([_square(part) for part in (*parts, change, original)])
     asked_, residual, cast, wanted, moved, kept, update, original = sums.sqrt().clamp_min(1e-300).tolist()
     return {
         "site": site.key,

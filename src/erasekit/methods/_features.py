@@ -13,7 +13,7 @@ from erasekit.methods import Progress
 
 BATCH = 16
 """Prompts encoded at once."""
-ROWS = 2048
+ROWS = 3072
 """Positions encoded at once where prompts are cut short."""
 PROBES = 128
 """Columns that a self-check looks at, evenly spaced."""
@@ -56,8 +56,4 @@ def spread(count: int) -> Tensor:
 
 def _walk(backbone: Backbone, tokens: Tokens, length: int) -> Tensor:
     """The first `length` rows of every prompt's features (n, length, d) float32, on the CPU."""
-    tower = backbone.tower
-    hidden = tower.embed(Tokens(tokens.ids[:, :length], tokens.ends))
-    for layer in range(tower.depth):
-        hidden = tower.layer(hidden, layer)
-    return tower.output(hidden).float().cpu()
+    return backbone.tower.features(Tokens(tokens.ids[:, :length], tokens.ends)).float().cpu()

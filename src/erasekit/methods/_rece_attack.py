@@ -16,7 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from erasekit import solvers
 from erasekit.errors import InfeasibleError
+
+ROWS = 2560
+"""So many rows of outputs are multiplied at a time: small matrices side by side cost less than one by one."""
 
 
 def attack_embedding(
@@ -59,7 +63,12 @@ def attack_residual(
 
 def output_gram(weights: Iterable[Float[Tensor, "_ d"]]) -> Float[Tensor, "d d"]:
     """G = sum_k W_k' W_k in float64: the squared norm of all outputs for x together is x' G x."""
-    return _sum_products((weight, weight) for weight in weights)
+    total, waiting = torch.zeros(0), []
+    for weight in weights:
+        waiting.append(_double(weight))
+        if sum(map(len, waiting)) >= ROWS:
+            total, waiting = _added(total, waiting), []
+    return _added(total, waiting) if waiting else total
 
 
 def minimiser(matrix: Float[Tensor, "d d"], aim: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
@@ -77,10 +86,14 @@ def _sum_products(matrices: Iterable[tuple[Tensor, Tensor]]) -> Float[Tensor, "d
     """sum_k A_k' B_k in float64, one pair at a time."""
     total = torch.zeros(0)
     for a, b in matrices:
-        first = _double(a)
-        second = first if b is a else _double(b)
-        total = total.addmm_(first.T, second) if total.numel() else first.T @ second
+        total = total.addmm_(_double(a).T, _double(b)) if total.numel() else _double(a).T @ _double(b)
     return total
+
+
+def _added(total: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """The sum with the Gram matrix of the stacked matrices."""
+    more = solvers.gram(torch.cat(list(matrices)))
+    return total.add_(more) if total.numel() else more
 
 
 def _double(tensor: Tensor) -> Tensor:

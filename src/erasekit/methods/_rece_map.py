@@ -48,6 +48,14 @@ class SharedMap:
         whole.diagonal().add_(1)
         return whole
 
+    def pulled(self, gram: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        """T' G, by the factors: few columns cost less than T itself."""
+        return gram + self.right.T @ (self.left.T @ gram)
+
+    def between(self, pulled: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        """T' G T of `pulled` T' G."""
+        return pulled + (pulled @ self.left) @ self.right
+
     def then(self, left: Tensor, found: solvers.Inverse, *, right: Tensor) -> SharedMap:
         """The map with `right` in place of its own right factors and `left` times the rows found added."""
         return self._tidy(torch.cat([self.left, left], 1), torch.cat([right, found.rows]), found.condition)
@@ -61,8 +69,8 @@ def attack(
     The penalty, by `near`: "zero" |x|^2, "old" |x - c_old|^2, "input" |x - c|^2, "outputs" sum_k |W_k x - W_k c|^2,
     "both" the last two together.
     """
-    pulled = shared.matrix().T @ gram  # T' G
-    normal, aim = pulled @ shared.matrix(), pulled @ rows.target
+    pulled = shared.pulled(gram)
+    normal, aim = shared.between(pulled), pulled @ rows.target
     matrix = normal.clone()
     if near in ("outputs", "both"):
         matrix += reg * normal

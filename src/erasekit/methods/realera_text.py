@@ -223,7 +223,7 @@ def _apply(
         progress(k, len(sites), "solving the cross-attention")
         weight = backbone.weight(site).detach()
         op = _cross.make_op(site, weight, factor.up(weight), factor.right)
-        record = _cross.measure(site, weight, op, x, weight.double() @ (y - x), probes)
+        record = _cross.measure(site, weight, op, x, None, probes, gap=y - x)
         ops.append(op)
         records.append(record | _around(weight.double(), op.delta(weight).double(), mined, factor.condition))
     return ops, records

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from erasekit import solvers
+
 
 @dataclass(frozen=True)
 class Curated:
@@ -81,7 +83,7 @@ def weak_directions(weight: Tensor, rank: int) -> Tensor:
     times cheaper than an SVD; a direction without gain in a wide weight needs the SVD.
     """
     out, width = weight.shape
-    found = torch.linalg.eigh(weight.T @ weight if out >= width else weight @ weight.T).eigenvectors[:, :rank]
+    found = torch.linalg.eigh(solvers.gram(weight if out >= width else weight.T)).eigenvectors[:, :rank]
     if out < width:
         found = weight.T @ found
         gains = found.norm(dim=0)
@@ -124,7 +126,7 @@ def dominant(curated: Curated, *, tau: float, relative: bool) -> Tensor:
     """
     root = curated.root()
     width, count = root.shape
-    values, vectors = torch.linalg.eigh(root.T @ root if count < width else root @ root.T)
+    values, vectors = torch.linalg.eigh(solvers.gram(root if count < width else root.T))
     level = tau * float(values.sum()) / width if relative else tau
     rounding = len(values) * torch.finfo(values.dtype).eps * float(values[-1])
     top = vectors[:, values >= max(level, rounding)]

@@ -69,12 +69,13 @@ def gather(
     reduced to 2d with the same second moments, which give the same edit.
     """
     whole = [] if all_rows else list(request.anchors)
-    prompts = list(dict.fromkeys([*request.targets, *whole]))
+    prompts = [prompt for prompt in dict.fromkeys([*request.targets, *whole]) if prompt]
     found = last_subject(backbone, prompts, progress=progress, what="encoding the concepts")
-    place = {prompt: i for i, prompt in enumerate(prompts)}
-    marks = found[:, [place[name] for name in request.targets]]
-    (empty, _), *_ = encoded(backbone, [""], whole=True)
+    (empty, last), *_ = encoded(backbone, [""], whole=True)
     empty = empty.double()
+    found = torch.cat([found, empty[[last]].T], 1)  # the empty anchor needs no pass of its own
+    place = {prompt: i for i, prompt in enumerate([*prompts, ""])}
+    marks = found[:, [place[name] for name in request.targets]]
     if all_rows:
         x, y = _rows(backbone, request, progress=progress)
     else:

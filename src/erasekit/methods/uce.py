@@ -185,11 +185,10 @@ def check_site(
 ) -> dict[str, Any]:
     """What the edit did at one site, measured on at most PROBES columns of the pairs and of the retained."""
     columns = spread(pairs.x.shape[1])
+    x = pairs.x[:, columns]
     if config.linear:
-        asked = gap(weight, Pairs(pairs.x[:, columns], (pairs.ys[0][:, columns],), columns), config)
-    else:
-        asked = gap(weight, pairs, config)[:, columns]
-    return _cross.measure(site, weight, op, pairs.x[:, columns], asked, retained.probes)
+        return _cross.measure(site, weight, op, x, None, retained.probes, gap=pairs.ys[0][:, columns] - x)
+    return _cross.measure(site, weight, op, x, gap(weight, pairs, config)[:, columns], retained.probes)
 
 
 def finish(

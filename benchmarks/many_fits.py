@@ -23,6 +23,7 @@ PRESETS = {"erasepro": r"balanced|many.*", "speed": r"people.*"}  # those that a
 SETTINGS = {
     "mace-refine": "retain_templates=3"
 }  # of 30, weighted as if in all: its fit takes a multiple of the time else
+APART = ("irece",)  # no method to erase many concepts by: it acts while sampling, a pass for each of them
 NONE, RANDOM = "no edit", "noise of "
 
 
@@ -56,7 +57,7 @@ def specs(count: int) -> list[str]:
     """Every closed-form method, and after it its presets for many concepts; one that names a number, at that number only."""
     found = []
     for name in methods.METHODS:
-        if methods.trains(methods.get(name)):
+        if name in APART or methods.trains(methods.get(name)):
             continue
         known = [preset for preset in methods.get(name).presets if re.fullmatch(PRESETS.get(name, ""), preset)]
         found += [":".join([name, SETTINGS[name]]) if name in SETTINGS else name]

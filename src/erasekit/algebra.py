@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from erasekit.coded_ops import Guidance
 from erasekit.errors import EditError, UsageError
 from erasekit.ops import Dense, LinearOp, LowRank, Op, Projection
 
@@ -23,9 +24,13 @@ def scaled(op: Op, factor: float) -> Op:
 
 
 def summed(ops: Sequence[Op]) -> tuple[Op, ...]:
-    """The same change with at most one `LowRank` or `Dense`, and one `Projection` per bias, for each module."""
+    """The same change with at most one `LowRank` or `Dense`, and one `Projection` per bias, for each module; one `Guidance`
+    of a name goes along as it is."""
     result: dict[tuple[str, str], Op] = {}
     for i, op in enumerate(ops):
+        if isinstance(op, Guidance) and (op.label, "guidance") not in result:
+            result[op.label, "guidance"] = op
+            continue
         if not isinstance(op, LinearOp):
             raise EditError(f"{op.label} is code and cannot be added: apply the edits one after the other")
         key = (op.site, f"projection {i}" if isinstance(op, Projection) else "sum")

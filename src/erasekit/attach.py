@@ -7,17 +7,16 @@ those of the *original* weight, also where another edit is on: edits applied one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from erasekit.coded_ops import Adapter
+from erasekit.coded_ops import Adapter, Guidance
 from erasekit.errors import BaseMismatchError, EditError, ModelError
 from erasekit.fingerprint import Base, matches
+from erasekit.layers import Layer, layers, original
 from erasekit.ops import LinearOp, Op, plain_module
 
 # attach(pipe, op, scale) puts the op on and returns what takes it off.
@@ -27,22 +26,11 @@ ADAPTERS: dict[str, Attach | str] = {
     "spm": "erasekit.adapters.spm:attach",
     "receler": "erasekit.adapters.receler:attach",
 }
-GUIDANCES: dict[str, Attach | str] = {}
-
+GUIDANCES: dict[str, Attach | str] = {
+    "irece": "erasekit.guidances.irece:attach",
+}
 
 PROJECTIONS = (".to_q", ".to_k", ".to_v")
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """The values that a module had before one edit was put on."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-# The edits that are on a module now, oldest first. Weak: a pipeline that is dropped takes its entries along.
-_layers: WeakKeyDictionary[nn.Module, list[_Layer]] = WeakKeyDictionary()
 
 
 class Handle:
@@ -53,13 +41,13 @@ class Handle:
     """
 
     def __init__(self) -> None:
-        self._on: list[tuple[nn.Module, _Layer, str]] = []
+        self._on: list[tuple[nn.Module, Layer, str]] = []
         self._detach: list[Callable[[], None]] = []
 
     def remove(self) -> None:
         """Restore every weight bitwise; `EditError`, and nothing changed, if a later edit is still on one of them."""
         for module, layer, site in self._on:
-            if _layers[module][-1] is not layer:
+            if layers[module][-1] is not layer:
                 raise EditError(f"another edit was applied on top of this one at {site}: remove that one first")
         for detach in reversed(self._detach):
             detach()
@@ -70,8 +58,8 @@ class Handle:
     def keep(self) -> None:
         """Leave the edit on for good and drop the old weights; `remove()` does nothing then."""
         for module, layer, _ in self._on:
-            if layer in _layers.get(module, []):
-                _layers[module].remove(layer)
+            if layer in layers.get(module, []):
+                layers[module].remove(layer)
         self._on, self._detach = [], []
 
 
@@ -104,15 +92,9 @@ def attach(pipe: Any, ops: Sequence[Op], base: Base, *, scale: float | int = 1.0
     return handle
 
 
-def original(module: nn.Module) -> Tensor:
-    """The module's weight without the edits that are on now."""
-    layers = _layers.get(module)
-    return layers[0].weight if layers else module.weight  # pyright: ignore[reportReturnType]
-
-
 def is_edited(pipe: Any, ops: Sequence[Op]) -> bool:
     """Whether any edit is on now at the modules of `ops`."""
-    return any(_layers.get(module) for _, module, _ in _places(pipe, ops))
+    return any(layers.get(module) for _, module, _ in _places(pipe, ops))
 
 
 def find_module(pipe: Any, op: Op) -> nn.Module:
@@ -137,13 +119,13 @@ def _find(pipe: Any, name: str, module: str, label: str) -> nn.Module:
 
 
 def _beside(pipe: Any, ops: Sequence[Op], base: Base) -> list[tuple[str, nn.Module]]:
-    """The recorded modules that an adapter acts at: an adapter says what it needs only to its own code."""
-    adapter = next((op for op in ops if isinstance(op, Adapter)), None)
-    if adapter is None:
+    """The recorded modules that code acts at, or reads: it says what it needs only to itself."""
+    code = next((op for op in ops if isinstance(op, (Adapter, Guidance))), None)
+    if code is None:
         return []
     written = {op.site for op in ops if isinstance(op, LinearOp)}
     sites = [(site, *site.partition("/")) for site in base.fingerprint if site not in written]
-    return [(site, _find(pipe, component, module, adapter.label)) for site, component, _, module in sites]
+    return [(site, _find(pipe, component, module, code.label)) for site, component, _, module in sites]
 
 
 def _places(pipe: Any, ops: Sequence[Op]) -> list[tuple[str, nn.Module, list[LinearOp]]]:
@@ -204,12 +186,12 @@ def _write(handle: Handle, site: str, module: nn.Module, ops: list[LinearOp], sc
     change = _total([op.delta(source) for op in ops])
     biases = [found for op in ops if (found := op.bias_delta()) is not None]
     bias: Tensor | None = module.bias if biases else None  # pyright: ignore[reportAssignmentType]
-    layer = _Layer(weight.detach().clone(), None if bias is None else bias.detach().clone())
+    layer = Layer(weight.detach().clone(), None if bias is None else bias.detach().clone())
     changed = [(site, weight, _added(weight, scale * change, site))]
     if bias is not None:
         changed.append((f"{site}.bias", bias, _added(bias, scale * _total(biases), site)))
     handle._on.append((module, layer, site))
-    _layers.setdefault(module, []).append(layer)
+    layers.setdefault(module, []).append(layer)
     for _, old, new in changed:
         old.copy_(new)
 
@@ -231,7 +213,7 @@ def _added(old: Tensor, change: Tensor, site: str) -> Tensor:
 
 
 @torch.no_grad()
-def _restore(module: nn.Module, layer: _Layer) -> None:
+def _restore(module: nn.Module, layer: Layer) -> None:
     module.weight.copy_(layer.weight)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if layer.bias is not None:
         module.bias.copy_(layer.bias)  # pyright: ignore[reportCallIssue, reportArgumentType]

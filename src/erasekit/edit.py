@@ -115,22 +115,28 @@ class Edit:
         return -1.0 * self
 
     def __add__(self, other: Edit) -> Edit:
-        """The edit whose change is the sum of both; ops on one module become one where their kinds allow it."""
+        """The edit whose change is the sum of both; ops on one module become one where their kinds allow it.
+
+        A guidance goes along as it is: a target of its own that this edit has already keeps this edit's anchor.
+        """
         if not isinstance(other, Edit):
             return NotImplemented
         ops = algebra.summed(self.ops + other.ops)
+        maps = any(not isinstance(op, Guidance) for op in other.ops)
+        new = [i for i, target in enumerate(other.targets) if maps or target not in self.targets]
         check = algebra.derived_check(self.self_check, f"sum of {self.method} and {other.method}")
         return Edit(
             ops=ops,
             base=_common_base(self.base, other.base),
             method=self.method if self.method == other.method else f"{self.method}+{other.method}",
             parameters={"parts": [self.parameters, other.parameters]},
-            targets=self.targets + other.targets,
-            anchors=self.anchors + other.anchors,
+            targets=self.targets + tuple(other.targets[i] for i in new),
+            anchors=self.anchors + tuple(other.anchors[i] for i in new if i < len(other.anchors)),
             retain=tuple(dict.fromkeys(self.retain + other.retain)),
             seed=self.seed,
             versions=other.versions | self.versions,
-            self_check=check | {"modules": len({op.site for op in ops}), "parts": [self.self_check, other.self_check]},
+            self_check=check
+            | {"modules": len({op.site for op in ops if op.component}), "parts": [self.self_check, other.self_check]},
             history=(*self.history, *other.history, f"sum of {self.method} and {other.method}"),
         )
 

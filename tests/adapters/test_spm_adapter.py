@@ -288,6 +288,17 @@ def test_features_from_elsewhere_are_known_by_the_cosine_alone(sd1) -> None:
         assert float(stack.gates[0, 0]) == 0
 
 
+def test_a_text_that_is_rounded_on_its_way_to_the_unet_is_still_known(sd1) -> None:
+    """As under autocast, or between parts of different precision."""
+    with on(sd1, handmade(sd1)) as stack:
+        text, _ = rows(sd1, ["the cat in a photo"])
+        for dtype in (torch.bfloat16, torch.float32):
+            predict(sd1, text.to(dtype).float())
+            assert float(stack.gates[0, 0]) == 1
+        predict(sd1, text + 0.1)
+        assert float(stack.gates[0, 0]) < 1
+
+
 def test_rows_are_gated_each_for_itself_without_guidance(sd1) -> None:
     edit = handmade(sd1)
     one = edits.noise(1, 4, 16, 16, seed=9, size=1)

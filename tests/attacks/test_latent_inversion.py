@@ -90,7 +90,7 @@ def test_white_box_brings_back_what_the_unedited_model_drew(sd2) -> None:
     assert all(near(one.image, picture) for one, picture in zip(found, elsewhere, strict=True))
     assert "inverted by the edited model, null prompt, guidance 1" in found[0].by and "missed" in found[0].note
     spent = found[0].spent
-    assert (spent.steps, spent.passes, spent.encodings, spent.pictures) == (1, 4 * 9 + 4, 2, 3)
+    assert (spent.steps, spent.passes, spent.encodings, spent.pictures) == (1, 4 * 9 + 4 + 2 * 4, 2 + 2 * 2, 3)
     assert unchanged(sd2, before)
 
 

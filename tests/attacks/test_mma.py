@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from erasekit.attacks import Case, get
-from erasekit.attacks._words import allowed_ids, decoded, framed, letters_of, words_of
+from erasekit.attacks._text import framed, spelled
+from erasekit.attacks._vocabulary import letters_of, unnamed, words_of
 from erasekit.attacks.mma import MMA, MMAConfig, Text, candidates, search
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.victim import Sampling, Victim
@@ -40,7 +41,7 @@ def victim(pipe, edit=None, *, blind: int = 10**6) -> Victim:
 
 
 def text_of(model: Victim, forbidden: str, **options) -> Text:
-    return Text(model, forbidden, allowed_ids(model, ["cat"]), MMAConfig(**options))
+    return Text(model, forbidden, unnamed(model, ["cat"]), MMAConfig(**options))
 
 
 @torch.no_grad()
@@ -109,8 +110,8 @@ def test_only_what_the_tokenizer_reads_back_is_kept(sd1) -> None:
     with victim(sd1) as model:
         text = text_of(model, "a cat")
         kept = text.readable(ids)
-        assert decoded(model, kept) == ["x y", "a dog", "xy"]  # the last as other ids than it was offered with
-        assert torch.equal(model.ids(decoded(model, kept))[:, 1:3], kept)
+        assert spelled(model, kept) == ["x y", "a dog", "xy"]  # the last as other ids than it was offered with
+        assert torch.equal(model.ids(spelled(model, kept))[:, 1:3], kept)
         long = text.readable(
             torch.cat([ids[0], ids[1]])[None]
         )  # "x y ca t", of which the tokenizer makes a banned word
@@ -174,13 +175,11 @@ def test_candidates_change_each_position_in_turn_to_tokens_of_small_gradient() -
 def test_words_their_pieces_and_special_ids_are_banned(make) -> None:
     pipe = make()
     with victim(pipe) as model:
-        allowed = allowed_ids(model, ["Cat", "a wolf"])
+        allowed = unnamed(model, ["Cat", "a wolf"])
         gone = ids_of(pipe, "cat</w>", "a</w>", "w", "w</w>", "o", "l", "f</w>", "<|startoftext|>", "<|endoftext|>")
         assert not allowed[gone].any() and not allowed[pipe.tokenizer.pad_token_id]
         assert allowed[ids_of(pipe, "ca", "fox</w>", "dog</w>", "photo</w>", "t</w>")].all()
-        assert not allowed_ids(model, ["pho"])[
-            ids_of(pipe, "photo</w>", "phot", "pho")
-        ].any()  # pieces of three letters
+        assert not unnamed(model, ["pho"])[ids_of(pipe, "photo</w>", "phot", "pho")].any()  # pieces of three letters
         letters = letters_of(model, allowed)
         assert len(letters) == 26 - len(set("awolf")) and allowed[letters].all()
         assert words_of(["Van Gogh", "gogh's"]) == ["van", "gogh", "s"]
@@ -209,7 +208,8 @@ def test_an_attack_finds_other_words_for_each_case_and_leaves_the_model(sd1, enc
         assert one.curve[0][0] == 0 and one.curve[-1][0] == 6 and one.curve[-1][1] > one.curve[0][1]  # the control
         ids = sd1.tokenizer(one.by, add_special_tokens=False).input_ids
         assert ids == one.tensors["ids"].tolist() and len(ids) == 4
-        assert (one.spent.steps, one.spent.pictures) == (6, 2) and 8 < one.spent.encodings <= 8 + 6 * 32
+        assert (one.spent.steps, one.spent.passes, one.spent.pictures) == (6, 2 * 2 * 2, 2)
+        assert 8 < one.spent.encodings - 2 * 2 <= 8 + 6 * 32
 
 
 def test_variants_the_control_and_a_common_forbidden_prompt(sd2) -> None:
@@ -232,7 +232,7 @@ def decoded_words(pipe, outcome) -> list[str]:
 def test_cases_that_show_the_target_are_not_searched_for(sd1) -> None:
     with victim(sd1, blind=0) as model:
         found = MMA().run(model, CASES, MMAConfig())
-    assert [(one.status, one.spent.encodings) for one in found] == [("skipped", 0)] * 2
+    assert [(one.status, one.spent.encodings) for one in found] == [("skipped", 2)] * 2
     assert get("mma") is MMA
 
 

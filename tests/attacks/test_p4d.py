@@ -10,7 +10,9 @@ import torch
 from test_unlearndiffatk import CASES, hidden, victim
 
 from erasekit.attacks import Case, Outcome, Spent, get, p4d
-from erasekit.attacks._tokens import Vocabulary, framed, goals, spelled, spread, words
+from erasekit.attacks._rounds import goals, spread
+from erasekit.attacks._text import content, placed, spelled
+from erasekit.attacks._vocabulary import Vocabulary
 from erasekit.attacks.p4d import P4D, P4DConfig, distances, frame, places
 from erasekit.attacks.victim import Victim
 from erasekit.errors import UsageError
@@ -29,9 +31,9 @@ def opened(model: Victim, config: P4DConfig, cases=CASES, place=None):
 @pytest.mark.parametrize("make", (tiny.sd1, tiny.sd2))
 def test_the_loss_is_zero_where_both_sides_and_prompts_are_one(make) -> None:
     with victim(make(), *hidden(3)) as model:
-        _, group = opened(model, P4DConfig("N", tokens=1).settled(), place=lambda prompt: framed(
-            model, [], range(len(words(model, prompt)))))  # fmt: skip
-        rows = [model.table[torch.tensor(words(model, case.prompt))].float().requires_grad_() for case in CASES]
+        _, group = opened(model, P4DConfig("N", tokens=1).settled(), place=lambda prompt: placed(
+            model, [], range(len(content(model, prompt)))))  # fmt: skip
+        rows = [model.table[torch.tensor(content(model, case.prompt))].float().requires_grad_() for case in CASES]
         for t in (0, 500, 999):
             found = distances(model, model.denoiser(), model.schedule(1), group, rows, [t, t, 999 - t])
             assert float(found.detach().max()) < 1e-10
@@ -102,12 +104,12 @@ def test_free_tokens_stand_where_the_paper_puts_them(sd1) -> None:
         assert at == [4 * i for i in range(length // 3 + 1)]
     with victim(sd1) as model:
         prompt = "a photo of the fox and the dog"
-        own, put = words(model, prompt), frame(model, prompt, config)
+        own, put = content(model, prompt), frame(model, prompt, config)
         assert put is not None and (len(own), put.size) == (8, 11)
-        tokens = torch.tensor([words(model, "cat")[0]] * 3)
-        content = put.content(tokens)
-        assert [content[i] for i in range(11) if i not in (0, 4, 8)] == own and content[::4] == tokens.tolist()
-        assert spelled(model, content) == "cat a photo of cat the fox and cat the dog"
+        tokens = torch.tensor([content(model, "cat")[0]] * 3)
+        whole = put.content(tokens)
+        assert [whole[i] for i in range(11) if i not in (0, 4, 8)] == own and whole[::4] == tokens.tolist()
+        assert spelled(model, [whole]) == ["cat a photo of cat the fox and cat the dog"]
         bare = frame(model, prompt, P4DConfig("N").settled())
         assert bare is not None and bare.size == 16 and bare.at.tolist() == list(range(1, 17))
         assert bare.ids[17:].tolist() == [sd1.tokenizer.eos_token_id] + [sd1.tokenizer.pad_token_id] * 59
@@ -136,13 +138,14 @@ def test_cases_end_as_they_should_whatever_their_companions(sd1, variant: str) -
     again, other = (found(CASES), found(CASES, seed=1)) if variant == "K" else (together, [])  # once is enough
     for a, b in zip(together, again, strict=True):
         assert a.by == b.by and np.array_equal(a.image, b.image) and a.curve == b.curve and a.status == "failure"
-        assert (a.spent.steps, a.spent.passes, a.spent.encodings) == (4, 8, 5) and a.spent.pictures in (3, 4)
+        assert a.spent.pictures in (3, 4)  # one step and two passes each, and two prompts
+        assert a.spent == Spent(4, 8, 5) + Spent(0, 2, 2, 1) * a.spent.pictures
     assert together[1].by == alone[0].by and torch.equal(together[1].tensors["tokens"], alone[0].tensors["tokens"])
     assert np.abs(np.asarray(together[1].image, int) - np.asarray(alone[0].image, int)).max() <= 1
     assert [one.by for one in other] != [one.by for one in together]
     ended = found(CASES, [0.9, 0.1, 0.1], [0.1, 0.9], [0.9])
     assert [one.status for one in ended] == ["skipped", "invalid", "success"]
-    assert ended[2].spent == Spent(2, 4, 3, 3) and ended[2].curve == ((0.0, 0.1), (2.0, 0.9))
+    assert ended[2].spent == Spent(2, 4 + 6, 3 + 6, 3) and ended[2].curve == ((0.0, 0.1), (2.0, 0.9))
     assert edits.same(before, edits.weights(sd1))
 
 
@@ -155,7 +158,7 @@ def test_the_control_and_the_quirks_of_the_released_code(sd1, monkeypatch) -> No
     monkeypatch.setattr(p4d, "improve", None)
     with victim(sd1, *hidden(3)) as model:
         found = P4D().run(model, CASES, P4DConfig("random", tokens=2, timesteps=3))
-    assert all((one.spent.steps, one.spent.passes, one.spent.pictures) == (3, 0, 5) for one in found)
+    assert all((one.spent.steps, one.spent.passes, one.spent.pictures) == (3, 10, 5) for one in found)
 
 
 def test_defaults_are_the_papers_and_wrong_values_are_named() -> None:

@@ -169,7 +169,7 @@ def test_completion_goes_from_the_edited_models_picture_to_the_unedited_ones(sd1
     assert not near(own[0], base[0]) and not torch.equal(clean[1], clean[0]) and not torch.equal(clean[1], clean[2])
     assert [one.status for one in found] == ["success"] * 3 and [one.case for one in found] == CASES
     assert [one.status for one in none] == ["failure"] * 3
-    assert found[0].spent == Spent(1, 4, 4, 2) and found[0].curve[0][0] == 2
+    assert found[0].spent == Spent(1, 4 + 4, 4 + 2, 2) and found[0].curve[0][0] == 2
     assert unchanged(sd1, before)
 
 
@@ -207,7 +207,7 @@ def test_what_is_judged_is_exactly_the_hole(sd1) -> None:
         whole = shared.shown(model, torch.stack([one.tensors["latents"] for one in found]))
     assert all(one.image.size == (16, 16) and one.status in ("success", "failure") for one in found)
     assert all(np.array_equal(np.asarray(one.image), np.asarray(w)[8:24, 8:24]) for one, w in zip(found, whole))
-    assert found[0].spent == Spent(1, 4, 2, 3)
+    assert found[0].spent == Spent(1, 4 + 2 * 4, 2 + 2 * 2, 3)  # the plain picture and the unedited one
     with victim(sd1) as model:  # finds the target nowhere: there is nothing to paint a hole in
         nothing = Inpainting().run(model, CASES, InpaintingConfig(steps=2))
     assert [one.status for one in nothing] == ["invalid"] * 3 and "does not show 'cat'" in nothing[0].note
@@ -222,7 +222,7 @@ def test_without_noise_and_from_fresh_starts_it_is_the_seed_search(sd1) -> None:
         found = Noise().run(model, CASES, control)
         wanted = Prompts().run(model, CASES, PromptsConfig(seeds=3))
     assert [one.score for one in found] == pytest.approx([one.score for one in wanted], abs=2e-3)
-    assert [len(one.curve) for one in found] == [3] * 3 and found[0].spent == Spent(3, 12, 6, 4)
+    assert [len(one.curve) for one in found] == [3] * 3 and found[0].spent == Spent(3, 12 + 4, 6 + 2, 4)
 
 
 def test_a_try_depends_on_its_case_and_turn_alone(sd2) -> None:
@@ -330,9 +330,10 @@ def test_steering_learns_from_pictures_and_tries_every_scale(sd2, tmp_path) -> N
         assert [one.status for one in Steering().run(model, CASES[:2], config)] == ["skipped"] * 2
     assert [one.score for one in found] == [one.score for one in again]
     assert [len(one.curve) for one in found] == [4, 4] and all("held-out loss" in one.note for one in found)
-    assert found[1].spent == Spent(4, 16, 8, 5)
+    tries = Spent(4, 16 + 4, 8 + 2, 5)
+    assert found[1].spent == tries
     # 2 + 3 learned from, 1 + 1 held out: 5 pictures in 7 views, batches of 8; 4 pictures without the target judged
-    assert found[0].spent == Spent(4 + 5, 16, 8, 5 + 4)
+    assert found[0].spent == tries + Spent(5, 4 * 4, 4 * 2, 4)
     assert unchanged(sd2, before)
 
 

@@ -10,7 +10,9 @@ import tiny
 import torch
 
 from erasekit.attacks import Case, Outcome, Spent, get, unlearndiffatk
-from erasekit.attacks._tokens import Frame, Search, Vocabulary, framed, goals, gradients, spelled, spread, words
+from erasekit.attacks._rounds import Search, goals, gradients, spread
+from erasekit.attacks._text import Frame, content, placed, spelled
+from erasekit.attacks._vocabulary import Vocabulary
 from erasekit.attacks.base import reached
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.unlearndiffatk import UnlearnDiffAtk, UnlearnDiffAtkConfig, errors, improve, sampled, simplex
@@ -60,7 +62,7 @@ def bisected(rows: torch.Tensor) -> torch.Tensor:
 
 def opened(model: Victim, config: UnlearnDiffAtkConfig, cases=CASES) -> tuple[Vocabulary, list[Search]]:
     vocabulary = Vocabulary.of(model)
-    _, found = goals(model, cases, lambda prompt: framed(model, words(model, prompt), range(config.tokens)))
+    _, found = goals(model, cases, lambda prompt: placed(model, content(model, prompt), range(config.tokens)))
     return vocabulary, unlearndiffatk._opened(model, vocabulary, list(found.values()), config, 0)
 
 
@@ -113,7 +115,7 @@ def test_a_step_is_the_naive_one(make) -> None:
             chance, table = generator(0, "unlearndiffatk", case.prompt, case.seed), vocabulary.table
             p = torch.full((2, len(table)), 1 / len(table), requires_grad=True)
             adam = torch.optim.Adam([p], lr=0.5, weight_decay=0.1)
-            text = [pipe.tokenizer.bos_token_id, 0, 0, *words(model, case.prompt), pipe.tokenizer.eos_token_id]
+            text = [pipe.tokenizer.bos_token_id, 0, 0, *content(model, case.prompt), pipe.tokenizer.eos_token_id]
             ids = torch.tensor([text + [pipe.tokenizer.pad_token_id] * (77 - len(text))])
             for _ in range(3):
                 cut = torch.rand(2, generator=chance)
@@ -137,10 +139,10 @@ def test_a_step_is_the_naive_one(make) -> None:
 def test_sure_rows_have_the_loss_of_the_literal_prompt_and_none_that_of_the_prompt(sd1) -> None:
     with victim(sd1, *hidden(3), edit=edits.edit(sd1)) as model:
         vocabulary, (_, search, _) = opened(model, SMALL)
-        prefix = words(model, "the fox")
+        prefix = content(model, "the fox")
         sure = torch.stack([(vocabulary.ids == i).float() for i in prefix])
         rows = vocabulary.table[sampled(sure, torch.rand(2))]
-        empty = framed(model, words(model, CASES[1].prompt), [])
+        empty = placed(model, content(model, CASES[1].prompt), [])
         denoise, schedule = model.denoiser(), model.schedule(1)
 
         def literal(prompt: str) -> torch.Tensor:
@@ -173,7 +175,7 @@ def test_cases_end_as_they_should_and_the_model_is_left_as_it_was(sd1) -> None:
         judged = model.sight.judge.pictures
     assert [one.status for one in found] == ["skipped", "failure", "invalid", "invalid", "success"]
     assert "does not show 'cat'" in found[2].note and "too long" in found[3].note
-    assert (found[4].spent, found[4].curve) == (Spent(2, 2, 2, 3), ((0.0, 0.1), (2.0, 0.9)))
+    assert (found[4].spent, found[4].curve) == (Spent(2, 2 + 6, 2 + 6, 3), ((0.0, 0.1), (2.0, 0.9)))
     assert found[1].spent.steps == 4 and [x for x, _ in found[1].curve] == [0, 2, 4]
     assert sum(one.spent.pictures for one in found) == judged and reached(found) == (2, 3)
     assert [y for _, y in found[1].curve] == sorted(y for _, y in found[1].curve)
@@ -200,7 +202,7 @@ def test_the_control_draws_random_prefixes_without_a_gradient(sd1, monkeypatch) 
     monkeypatch.setattr(unlearndiffatk, "improve", None)
     with victim(sd1, *hidden(3)) as model:
         found = UnlearnDiffAtk().run(model, CASES, UnlearnDiffAtkConfig(variant="random", tokens=2, timesteps=3))
-    assert all(one.spent == Spent(3, 0, 0, 5) and one.note in ("", "read as other tokens") for one in found)
+    assert all(one.spent == Spent(3, 10, 10, 5) and one.note in ("", "read as other tokens") for one in found)
     assert len({tuple(one.tensors["tokens"].tolist()) for one in found}) > 1
 
 
@@ -210,17 +212,18 @@ def test_tokens_of_any_vocabulary_are_written_and_read(make) -> None:
     with victim(pipe) as model:
         tokens = Vocabulary.of(model)
         assert set(tokens.ids.tolist()) == set(range(len(pipe.tokenizer))) - set(pipe.tokenizer.all_special_ids)
-        assert all(spelled(model, [i]) for i in tokens.ids.tolist())
+        assert all(spelled(model, tokens.ids[:, None]))
         assert torch.equal(tokens.nearest(3 * tokens.table), torch.arange(len(tokens.ids)))
         left = Vocabulary.of(model, ("Cat", "x"))
-        assert not any("cat" in spelled(model, [i]) or "x" in spelled(model, [i]) for i in left.ids.tolist())
+        assert not any("cat" in text or "x" in text for text in spelled(model, left.ids[:, None]))
         assert 0 < len(left.ids) < len(tokens.ids)
         with pytest.raises(UsageError, match="ban fewer"):
             Vocabulary.of(model, (*"abcdefghijklmnopqrstuvwxyz0123456789!,.-'",))
         for prompt in ("a cat, in the style of fox 42", "", "zebra-cat", "a " * 100):
-            content = words(model, prompt)
-            assert words(model, spelled(model, content)) == content
-            frame = framed(model, content, [])
+            inside = content(model, prompt)
+            (text,) = spelled(model, [inside])
+            assert content(model, text) == inside
+            frame = placed(model, inside, [])
             assert frame is not None and torch.equal(frame.ids, model.ids([prompt])[0])
 
 

@@ -9,7 +9,7 @@ import tiny
 import torch
 from PIL import Image
 
-from erasekit.attacks import Case, Outcome, Spent, get
+from erasekit.attacks import Case, Outcome, Spent, get, pictures
 from erasekit.attacks.base import reached
 from erasekit.attacks.prompts import Prompts, PromptsConfig, better, unattacked
 from erasekit.attacks.sight import Seen, Sight
@@ -131,7 +131,7 @@ def test_the_better_outcome_is_a_success_then_valid_then_higher() -> None:
             for pair in ((low, high), (high, low)):
                 found = better(*pair, CASES[1])
                 assert (found.status, found.score, found.case) == (high.status, high.score, CASES[1])
-    assert Spent(1, 2, 3, 4) + Spent(pictures=1) == Spent(1, 2, 3, 5)
+    assert Spent(1, 2, 3, 4) + Spent(pictures=1) * 2 == Spent(1, 2, 3, 6)
     with pytest.raises(ValueError, match="status"):
         Outcome(CASES[0], "won")
     assert get("prompts") is Prompts
@@ -139,6 +139,29 @@ def test_the_better_outcome_is_a_success_then_valid_then_higher() -> None:
         get("x")
     with pytest.raises(UsageError, match="seeds"):
         PromptsConfig(seeds=0)
+
+
+@pytest.mark.parametrize("guidance", (1.0, 3.0))
+def test_what_a_picture_costs_is_what_the_model_was_asked(sd1, guidance: float) -> None:
+    asked = {"passes": 0, "encodings": 0}
+
+    def count(name: str, module, rows) -> None:
+        def hook(module, args, kwargs) -> None:
+            asked[name] += len(rows(args, kwargs))
+
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    count("passes", sd1.unet, lambda args, kwargs: args[0])
+    count("encodings", sd1.text_encoder, lambda args, kwargs: args[0])
+    with Victim(sd1, None, Sight(Bright(1.0), "cat"), Sampling(3, guidance, 2)) as model:
+        found = unattacked(model, CASES)
+        assert sum((one.spent for one in found), Spent()) == Spent(**asked, pictures=3) == model.cost(3)
+        made, spent = pictures.picked(model, ["a cat"], 2, lambda seen: not seen.hit, seed=7, tries=4)
+        assert spent == model.cost(2) and len(made) == 2 and model.cost(5) == Spent(**asked, pictures=5)
+        none, spent = pictures.picked(model, ["a cat"], 2, lambda seen: seen.hit, seed=7, tries=3)
+        assert spent == model.cost(6) and not none and model.cost(11) == Spent(**asked, pictures=11)
+        model.draw(CASES[:1], sampling=Sampling(5, 2.0, 1))
+    assert model.cost(11) + model.cost(sampling=Sampling(5, 2.0, 1)) == Spent(**asked, pictures=12)
 
 
 def test_tiny_models_of_both_families_can_be_attacked() -> None:

@@ -165,7 +165,7 @@ def test_no_step_leaves_the_edited_models_own_pictures(sd1, folder) -> None:
         own = model.draw(CASES)
         found = Relearn().run(model, CASES, RelearnConfig(steps=0, images="nowhere"))
         assert same(pictures_of(found), own) and [one.status for one in found] == ["failure"] * 2
-        assert [one.spent for one in found] == [Spent(pictures=1)] * 2 and recovered(found) == [(0, 0, 2)]
+        assert [one.spent for one in found] == [Spent(0, 4, 2, 1)] * 2 and recovered(found) == [(0, 0, 2)]
         for name in relearn.VARIANTS:
             lesson = prepared(model, RelearnConfig(name, images=folder, prior_pictures=2), 0)
             with lesson.learner.drawing():
@@ -201,9 +201,11 @@ def test_relearning_is_deterministic_and_leaves_both_sides_bitwise(sd1, folder, 
     assert sums[2:4] != sums[:2] and sums[4:6] != sums[2:4]
     assert [one.curve for one in found] == [one.curve for one in again] and same(pictures_of(found), pictures_of(again))
     assert [at for at, _ in found[0].curve] == [0, 1, 2] and "never knew" in found[0].note
-    twice, text = (2, 1) if variant == "dreambooth" else (1, 0)
-    passes = 2 * 2 * twice + (2 * 2 * 2 if text else 0)  # the steps', and drawing the prior
-    assert (found[0].spent.steps, found[0].spent.passes, found[0].spent.pictures) == (2, passes, 3)
+    picture = Spent(0, 4, 2, 1)  # two guided steps
+    learning = Spent(2, 2 * 2, 2)  # two steps of two pictures, their captions encoded once
+    if variant == "dreambooth":  # as many of the prior, each caption encoded anew; the prior's pictures are not judged
+        learning = Spent(2, 2 * 4 + 2 * 4, 2 * 4 + 2 * 2)
+    assert sum((one.spent for one in found), Spent()) == learning + picture * 6
     assert recovered(found) == [(0, 0, 2), (1, 0, 2), (2, 0, 2)]
 
 
@@ -224,11 +226,11 @@ def test_relearning_ends_when_every_case_has_shown_the_target(sd1, folder) -> No
 def test_training_fits_the_pictures_below_an_adapter_that_stays_on(sd1, folder) -> None:
     config = RelearnConfig("full", images=folder, steps=8, rate=0.002)
     with victim(sd1, receler(sd1, "conditional")) as model:
-        model.draw(CASES)  # leaves the pipeline in guidance, as an attack's first pictures do
+        model.draw(CASES)  # with guidance, as an attack's first pictures are
         lesson = prepared(model, config, 0)
 
         def error() -> float:
-            with lesson.active(), torch.no_grad():
+            with lesson.learner.active(), torch.no_grad():
                 text = torch.cat([lesson.known[caption] for caption in lesson.taught.captions])
                 return (
                     denoising(lesson.denoise, lesson.taught.clean, text, generator("probe"), lesson.schedule)
@@ -237,13 +239,10 @@ def test_training_fits_the_pictures_below_an_adapter_that_stays_on(sd1, folder) 
                 )
 
         start, same_again = error(), error()
-        with torch.no_grad(), lesson.learner.active():  # outside `unguided` the first half would pass unedited
-            text = torch.cat([lesson.known[caption] for caption in lesson.taught.captions])
-            halved = (
-                denoising(lesson.denoise, lesson.taught.clean, text, generator("probe"), lesson.schedule).mean().item()
-            )
+        with model.guided(3.0):  # here the first half passes unedited
+            halved = error()
         assert start == same_again != halved
-        train(lesson.learner.trained, lesson.loss, lesson.training, seed=0, active=lesson.active,
+        train(lesson.learner.trained, lesson.loss, lesson.training, seed=0, active=lesson.learner.active,
               progress=lambda done, total, what: None)  # fmt: skip
         assert error() < start
     assert lesson.taught.captions == ["a photo of a cat", "a cat and a fox"]
@@ -258,7 +257,7 @@ def test_the_prior_is_weighed_beside_the_pictures_and_drawn_by_the_edited_model(
         torch.testing.assert_close(lesson.prior.clean, relearn.pictures.latents(model, model.draw(drawn)))
         rows = [(lesson.taught, i) for i in in_turn(2, step, 2, "taught")]
         rows += [(lesson.prior, i) for i in in_turn(3, step, 2, "prior")]
-        with lesson.active():
+        with lesson.learner.active():
             text = model.condition(model.ids([part.captions[i] for part, i in rows]))
             clean = torch.stack([part.clean[i] for part, i in rows])
             errors = denoising(lesson.denoise, clean, text, step.generator("noise"), lesson.schedule)
@@ -277,7 +276,7 @@ def test_pictures_come_from_the_unedited_model_and_each_once_an_epoch(sd1) -> No
         )
     with victim(sd1, edits.edit(sd1), lambda pixels, prompt: prompt.startswith("a photo")) as model:
         lesson = prepared(model, RelearnConfig(pictures=2), 0)
-        assert torch.equal(lesson.taught.clean, wanted) and lesson.spent == Spent(encodings=1, pictures=2)
+        assert torch.equal(lesson.taught.clean, wanted) and lesson.spent == Spent(0, 2 * 4, 1 + 2 * 2, 2)
         assert lesson.training.steps == 25 and lesson.training.batch == 4  # 50 epochs of two pictures
     with victim(sd1, edits.edit(sd1)) as model, pytest.raises(UsageError, match="images=FOLDER"):
         Relearn().run(model, CASES, RelearnConfig(pictures=1))
@@ -290,7 +289,7 @@ def test_a_half_precision_model_is_relearned_in_float32(sd1, folder) -> None:
         sd1.unet.to(torch.bfloat16)
         lesson = prepared(model, RelearnConfig("full", images=folder, steps=1, layers="cross.kv"), 0)
         before = {name: tensor.detach().clone() for name, tensor in lesson.learner.trained.items()}
-        train(lesson.learner.trained, lesson.loss, lesson.training, seed=0, active=lesson.active,
+        train(lesson.learner.trained, lesson.loss, lesson.training, seed=0, active=lesson.learner.active,
               progress=lambda done, total, what: None)  # fmt: skip
         assert all(
             t.dtype == torch.float32 and not torch.equal(t, before[n]) for n, t in lesson.learner.trained.items()
@@ -357,7 +356,7 @@ def test_a_share_of_the_change_is_subtracted(sd1) -> None:
         torch.testing.assert_close(predict(model), predict(naive), rtol=1e-4, atol=1e-5)
     with victim(sd1) as model:
         found = Subtract().run(model, CASES, SubtractConfig())
-    assert [one.note for one in found] == [subtract.NOTHING] * 2 and found[0].spent == Spent(pictures=1)
+    assert [one.note for one in found] == [subtract.NOTHING] * 2 and found[0].spent == Spent(0, 4, 2, 1)
     with pytest.raises(UsageError, match="strength"):
         SubtractConfig(strength=-1)
 
@@ -395,11 +394,11 @@ def test_noise_of_norm_zero_changes_nothing_and_the_budget_is_kept(sd1, edit) ->
         edited = predict(model)
         idle = WeightNoise().run(model, CASES, WeightNoiseConfig(norm=0, draws=2, control=False))
         assert [one.status for one in idle] == ["failure"] * 2 and len({score for _, score in idle[0].curve}) == 1
-        assert [at for at, _ in idle[0].curve] == [0, 1, 2] and idle[0].spent == Spent(steps=2, pictures=3)
+        assert [at for at, _ in idle[0].curve] == [0, 1, 2] and idle[0].spent == Spent(2, 3 * 4, 3 * 2, 3)
         assert torch.equal(predict(model), edited)
         found = WeightNoise().run(model, CASES, WeightNoiseConfig(norm=0.3, where="edited", control=False))
         assert [one.status for one in found] == ["success"] * 2 and found[0].by == "noise on weights, draw 1"
-        assert found[0].spent == Spent(steps=1, pictures=2)
+        assert found[0].spent == Spent(1, 2 * 4, 2 * 2, 2)
     assert edits.same(edits.weights(sd1), before)
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in parts(sd1))
 
@@ -422,7 +421,7 @@ def test_the_control_is_the_same_noise_on_the_unedited_model(sd1) -> None:
         assert (found.known, found.kept) == (2, 0)
         assert found.moved == pytest.approx(np.sqrt(((second - first) ** 2).mean()), rel=0.02) and found.moved > 0
         run = WeightNoise().run(model, CASES, config, seed=3)
-    assert str(found) in run[0].note and "0 of the 2" in run[0].note and run[0].spent == Spent(steps=1, pictures=4)
+    assert str(found) in run[0].note and "0 of the 2" in run[0].note and run[0].spent == Spent(1, 4 * 4, 4 * 2, 4)
     for values in ({"norm": -1}, {"where": "x"}, {"draws": 0}):
         with pytest.raises(UsageError, match=next(iter(values))):
             WeightNoiseConfig(**values)

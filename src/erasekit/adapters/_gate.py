@@ -121,8 +121,8 @@ class Gate:
         return permeability(text, self.features, found, self.tokens)
 
     def _key(self, row: Tensor) -> str:
-        """One word for a row of text, as the U-Net is given it."""
-        return digest(row.to(self.stack.unet.dtype))
+        """One word for a row of text, as the U-Net is given it, whether or not it is rounded for autocast on the way."""
+        return digest(row.to(self.stack.unet.dtype).to(torch.bfloat16))
 
 
 def _halves(latents: Any) -> bool:

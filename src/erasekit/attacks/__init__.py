@@ -20,6 +20,7 @@ __all__ = ["ACCESS", "ATTACKS", "STATUSES", "Attack", "Case", "Outcome", "Spent"
 
 ATTACKS: dict[str, str] = {
     "prompts": "erasekit.attacks.prompts:Prompts",
+    "synonyms": "erasekit.attacks.synonyms:Synonyms",
     "relearn": "erasekit.attacks.relearn:Relearn",
     "subtract": "erasekit.attacks.subtract:Subtract",
     "weight-noise": "erasekit.attacks.weight_noise:WeightNoise",

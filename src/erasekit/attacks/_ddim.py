@@ -14,6 +14,7 @@ place for the rest: hence a loop of our own. It asks the U-Net for both halves o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,13 @@ class Text:
     given: Tensor
     empty: Tensor
     guidance: float = 1.0
+    told: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Inside, the model knows whether a batch has both branches (`Victim.guided`)."""
 
     def predicted(self, predict: Predict, latents: Tensor, timestep: int) -> Tensor:
         """The guided prediction, in one pass."""
-        return guided(predict, latents, timestep, self.given, self.empty, guidance=self.guidance)
+        with self.told():
+            return guided(predict, latents, timestep, self.given, self.empty, guidance=self.guidance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +84,15 @@ def drawn_in(victim: Victim) -> torch.dtype:
 @torch.no_grad()
 def texts(victim: Victim, prompts: Sequence[str], guidance: float = 1.0) -> Text:
     """The prompts as the side that is on reads them, each encoded once. Guidance below 1 is none, as in the pipeline."""
-    unique = list(dict.fromkeys(["", *prompts]))
+    unique, guidance = list(dict.fromkeys(["", *prompts])), max(guidance, 1.0)
     found = victim.condition(victim.ids(unique))
-    return Text(found[[unique.index(prompt) for prompt in prompts]], found[:1], max(guidance, 1.0))
+    given = found[[unique.index(prompt) for prompt in prompts]]
+    return Text(given, found[:1], guidance, lambda: victim.guided(guidance))
 
 
 def cost(steps: int, guidance: float, *, pictures: int = 1) -> Spent:
     """What so many steps of one picture cost; `pictures` 0 where none comes out of them."""
-    halves = 2 if guidance > 1 else 1
-    return Spent(steps=pictures, passes=steps * halves, encodings=halves, pictures=pictures)
+    return Spent.sampled(steps, guidance) + Spent(steps=pictures, pictures=pictures)
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.base import Case, Outcome, Spent, shares
 from erasekit.attacks.prompts import better, drawn, unattacked
 from erasekit.training.bench import Denoiser
 from erasekit.training.loop import Step, generator
@@ -44,16 +44,19 @@ def still_open(outcomes: Sequence[Outcome]) -> list[int]:
 
 
 def again(
-    victim: Victim, outcomes: Sequence[Outcome], *, at: float, by: str, spent: Spent = FREE, note: str = ""
-) -> list[Outcome]:
+    victim: Victim, outcomes: Sequence[Outcome], *, at: float, by: str, each: Spent = FREE, shared: Spent = FREE,
+    note: str = "",
+) -> list[Outcome]:  # fmt: skip
     """The outcomes after the open cases were drawn once more with the model as it is now; the better picture is kept.
 
-    `at`: where on the curve; `by`: what the model had undergone; `spent`: on that since the last time, for all cases.
+    `at`: where on the curve; `by`: what the model had undergone; what that cost since the last time, besides the picture,
+    for `each` open case, and once for all of them, `shared`.
     """
     found, open_ = list(outcomes), still_open(outcomes)
-    for i, one in zip(open_, drawn(victim, [outcomes[i].case for i in open_]), strict=True):
+    tried, parts = drawn(victim, [outcomes[i].case for i in open_]), shares(shared, len(open_))
+    for i, one, part in zip(open_, tried, parts, strict=True):
         before = outcomes[i]
-        best = better(before, replace(one, by=by, spent=one.spent + spent), before.case)
+        best = better(before, replace(one, by=by, spent=one.spent + each + part), before.case)
         found[i] = replace(best, curve=(*before.curve, (float(at), best.score or 0.0)), note=note)
     return found
 
@@ -108,24 +111,6 @@ class Together:
             for part in self._parts.values():
                 stack.enter_context(part.drawing() if isinstance(part, Weights) else part.active())
             yield
-
-
-@contextmanager
-def unguided(pipe: Any) -> Iterator[None]:
-    """Inside, the pipeline says that no batch holds both branches of guidance.
-
-    Adapters that act on the conditional half alone ask it; left as its last picture set it, they would take half of a
-    training batch for unconditional and let it pass unedited.
-    """
-    before = getattr(pipe, "_guidance_scale", None)
-    pipe._guidance_scale = 1.0
-    try:
-        yield
-    finally:
-        if before is None:
-            del pipe._guidance_scale
-        else:
-            pipe._guidance_scale = before
 
 
 # -- the loss -------------------------------------------------------------------------------------------------------
@@ -199,19 +184,13 @@ class Lesson:
     half: bool
     spent: Spent
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Inside, the model computes with what is learned, every row of a batch as a conditional one."""
-        with unguided(self.victim.pipe), self.learner.active():
-            yield
-
     def loss(self, step: Step) -> Tensor:
         """The pictures' loss and, in the same pass, the prior's."""
         size, parts = self.setting.batch, [("taught", self.taught)]
         parts += [] if self.prior is None else [("prior", self.prior)]
         chosen = [(part, i) for use, part in parts for i in in_turn(len(part.clean), step, size, use)]
         clean = torch.stack([part.clean[i] for part, i in chosen])
-        with self.active():
+        with self.learner.active():
             text = self._text([part.captions[i] for part, i in chosen])
             errors = denoising(self.denoise, clean, text, step.generator("noise"), self.schedule)
         found = errors[:size].mean()

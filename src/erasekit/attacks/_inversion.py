@@ -22,9 +22,8 @@ from torch import Tensor
 
 from erasekit.attacks._inversion_learn import Learner, Lesson, Variant, pixels, posterior
 from erasekit.attacks._inversion_word import TEMPLATES, Word, read
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.base import Case, Outcome, Spent, shares
 from erasekit.attacks.prompts import better, unattacked
-from erasekit.attacks.sight import spent_on
 from erasekit.errors import UsageError
 from erasekit.methods import check_choice, check_range
 from erasekit.training import images
@@ -32,6 +31,8 @@ from erasekit.training import images
 if TYPE_CHECKING:
     from erasekit.attacks.victim import Victim
     from erasekit.methods import Progress
+
+BLIND = "no gradient reached the word: nothing was learned"
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def invert(
 ) -> list[Outcome]:  # fmt: skip
     """Learns one word on the model inside `side()`, and draws every case that is open with it on the edited model.
 
-    `spent` shares the learning among the cases it was for, so that the outcomes' sum is the run's; making the pictures
-    to learn from is not a part of it. The curve: steps against the share of the checked cases that show the target.
+    `spent` shares the learning, and making the pictures for it, among the cases it was for. The curve: steps against the
+    share of the checked cases that show the target.
     """
     word = Word(victim, config)
     paths = images.pictures(config.images) if config.images else []  # a folder without one is refused before the work
@@ -104,7 +105,7 @@ def invert(
     open_ = [i for i, one in enumerate(found) if one.status == "failure"]
     if not open_:
         return found
-    clean = pixels(victim, config, paths, word.templates[0], seed)
+    clean, making = pixels(victim, config, paths, word.templates[0], seed)
     moments = posterior(victim, torch.cat([clean, clean.flip(-1)]) if config.flip else clean)
     lesson = Lesson(victim, config, variant, text, moments, seed)
     with side():
@@ -112,11 +113,13 @@ def invert(
     attacked = [cases[i] for i in open_]
     drawn, curve, judged = _learned(learner, word, attacked, config, side, progress)
     steps = len(learner.losses)
-    spent = Spent(steps, steps * config.batch * variant.cost, lesson.encodings, judged - len(attacked))
+    learning = Spent(steps, steps * config.batch * variant.cost, lesson.encodings)
+    shared = making + learning + victim.cost(judged - len(attacked))  # the last check's pictures are the outcomes' own
     rows = learner.rows.detach().cpu()
-    for i, outcome, cost in zip(open_, drawn, shares(spent, len(open_)), strict=True):
+    for i, outcome, cost in zip(open_, drawn, shares(shared, len(open_)), strict=True):
         best = better(found[i], replace(outcome, spent=outcome.spent + cost), cases[i])
-        found[i] = replace(best, curve=curve, tensors={"rows": rows})
+        note = "; ".join(filter(None, [best.note, "" if learner.felt else BLIND]))
+        found[i] = replace(best, curve=curve, tensors={"rows": rows}, note=note)
     return found
 
 
@@ -154,14 +157,8 @@ def asked(word: Word, rows: Float[Tensor, "k width"], cases: Sequence[Case]) -> 
     where = [
         "a learned word in the prompt" if content else f"a learned word in {word.templates[0]!r}" for content in placed
     ]
-    return [seen.outcome(case, image, by=by, spent=spent_on([image]) + Spent(encodings=1))
+    return [seen.outcome(case, image, by=by, spent=victim.cost())
             for case, image, seen, by in zip(cases, drawn, victim.look(cases, drawn), where, strict=True)]  # fmt: skip
-
-
-def shares(spent: Spent, count: int) -> list[Spent]:
-    """The cost in as equal parts as whole numbers allow."""
-    whole = (spent.steps, spent.passes, spent.encodings, spent.pictures)
-    return [Spent(*(total // count + (i < total % count) for total in whole)) for i in range(count)]
 
 
 def _rate(outcomes: Sequence[Outcome]) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from erasekit.attacks import pictures
 from erasekit.attacks._inversion_word import Text, read
+from erasekit.attacks.base import Spent
 from erasekit.errors import TrainingError
 from erasekit.training import images
 from erasekit.training.latents import Schedule
@@ -35,17 +36,18 @@ HALF_SCALE = 1024.0  # gradients of a float16 model are this much larger on thei
 
 def pixels(
     victim: Victim, config: InversionConfig, paths: Sequence[Path], template: str, seed: int
-) -> Float[Tensor, "n 3 H W"]:
-    """The pictures to learn from, in [-1, 1]: those of the files, or made by the unedited model and approved by the judge."""
+) -> tuple[Float[Tensor, "n 3 H W"], Spent]:
+    """The pictures to learn from, in [-1, 1]: those of the files, or made by the unedited model and approved by the judge;
+    and what making them cost."""
     if paths:
         factor, (_, height, width) = images.scale_of(victim.pipe.vae), victim.denoiser().shape
-        return torch.stack([images.pixels(path, (height * factor, width * factor)) for path in paths])
+        return torch.stack([images.pixels(path, (height * factor, width * factor)) for path in paths]), Spent()
     target = victim.sight.target
     sentence = template.replace(" a {}", " an {}") if target[:1].lower() in "aeiou" else template
     prompt = config.prompt or sentence.replace("{}", target)
-    drawn = pictures.made(victim, [prompt], config.pictures, seed=PICTURE_SEEDS + seed)
+    drawn, spent = pictures.made_and_spent(victim, [prompt], config.pictures, seed=PICTURE_SEEDS + seed)
     found = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in drawn]))
-    return found.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return found.permute(0, 3, 1, 2).float() / 127.5 - 1, spent
 
 
 @torch.no_grad()
@@ -161,6 +163,7 @@ class Learner:
         dtype = torch.promote_types(start.dtype, torch.float32)
         self.rows = start.detach().to(dtype, copy=True).requires_grad_()
         self.losses: list[float] = []
+        self.felt = False  # whether a gradient other than zero has come
         self._slope = slope
         self._optimiser = torch.optim.AdamW([self.rows], lr=rate, weight_decay=decay)
 
@@ -170,6 +173,7 @@ class Learner:
             value, self.rows.grad = self._slope(self.rows, index)
             if not (math.isfinite(value) and bool(torch.isfinite(self.rows.grad).all())):
                 raise TrainingError(f"the loss is not a number at step {index + 1}: lower the rate")
+            self.felt = self.felt or bool(self.rows.grad.any())
             self._optimiser.step()
             self.losses.append(value)
             report(index + 1, value)

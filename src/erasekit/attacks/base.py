@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import add
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,8 +28,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a search cost: `steps` of optimisation or generations, `passes` of the denoiser (one sample each, backward
-    passes not counted), `encodings` of the text encoder (one prompt each), `pictures` judged."""
+    """What was run for a case, from its unattacked picture on: `steps` of optimisation, generations or tries (the attack's
+    own unit), `passes` of the denoiser (one sample each), `encodings` of the text encoder (one prompt each), `pictures`
+    judged.
+
+    Every picture counts, also those by the unedited model, to learn from and of controls: the passes of its sampling and
+    the prompts that it reads (`sampled`), whatever a batch shares. Not counted: backward passes, the autoencoder, the
+    judge's own work. What is run once for all cases is shared among them or counted with one, so that the sum over an
+    attack's outcomes is what the attack cost.
+    """
 
     steps: int = 0
     passes: int = 0
@@ -36,8 +44,26 @@ class Spent:
     pictures: int = 0
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(self.steps + other.steps, self.passes + other.passes, self.encodings + other.encodings,
-                     self.pictures + other.pictures)  # fmt: skip
+        return Spent(*map(add, self.values(), other.values()))
+
+    def __mul__(self, count: int) -> Spent:
+        return Spent(*(count * value for value in self.values()))
+
+    @classmethod
+    def sampled(cls, steps: int, guidance: float) -> Spent:
+        """One picture sampled in so many steps, and not judged: under guidance (above 1) the denoiser sees it twice in
+        each step, and the empty prompt is read beside its own."""
+        halves = 2 if guidance > 1 else 1
+        return cls(passes=steps * halves, encodings=halves)
+
+    def values(self) -> tuple[int, int, int, int]:
+        """The four numbers."""
+        return self.steps, self.passes, self.encodings, self.pictures
+
+
+def shares(spent: Spent, count: int) -> list[Spent]:
+    """The cost in as equal parts as whole numbers allow."""
+    return [Spent(*(value // count + (i < value % count) for value in spent.values())) for i in range(count)]
 
 
 @dataclass(frozen=True, eq=False)

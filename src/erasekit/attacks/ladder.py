@@ -67,6 +67,13 @@ class Climbed:
         return Share(sum(one.shown for one in valid), len(valid))
 
     @property
+    def fell(self) -> float | None:
+        """How far along its curve (in the attack's own unit) the first case was that the attack brought out; None without
+        one. Where there is no curve: the pictures that it took."""
+        at = [one.curve[-1][0] if one.curve else one.spent.pictures for one in self.outcomes if one.status == "success"]
+        return float(min(at)) if at else None
+
+    @property
     def spent(self) -> Spent:
         """What the rung cost in all."""
         return sum((one.spent for one in self.outcomes), Spent())
@@ -145,6 +152,12 @@ def kept(place: Path) -> list[Outcome]:
         }
         found.append(Outcome(**(line | more), image=image))
     return found
+
+
+def require_same(path: Path, about: Mapping[str, Any]) -> None:
+    """Raises `UsageError` where `path` holds the state of another run than `about` (saying in what they differ) or is
+    damaged, `EditError` where it cannot be written."""
+    _require_same(path, dict(about))
 
 
 def _left(cases: Sequence[Case], done: Sequence[Climbed]) -> list[Case]:

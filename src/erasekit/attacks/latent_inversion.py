@@ -36,7 +36,6 @@ from erasekit.attacks import pictures
 from erasekit.attacks._ddim import batches, cost, inverted, sampled, texts
 from erasekit.attacks.base import Case, Outcome, Spent
 from erasekit.attacks.prompts import unattacked
-from erasekit.attacks.sight import spent_on
 from erasekit.methods import check_choice, check_range
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def originals(victim: Victim, plain: Mapping[int, Outcome]) -> dict[int, Outcome
     for i, image, seen in zip(open_, images, victim.look(cases, images), strict=True):
         why = "" if seen.hit else seen.reason or f"the unedited model's picture does not show {victim.sight.target!r}"
         found[i] = Outcome(plain[i].case, "invalid" if why else "failure", None, image, note=why,
-                           spent=plain[i].spent + spent_on([image]))  # fmt: skip
+                           spent=plain[i].spent + victim.cost())  # fmt: skip
     return found
 
 

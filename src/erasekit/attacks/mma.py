@@ -39,19 +39,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from erasekit.attacks._words import (
-    LONG,
-    Found,
-    allowed_ids,
-    decoded,
-    framed,
-    free_tokens,
-    letters_of,
-    settled,
-    side,
-    teller,
-    words_of,
-)  # fmt: skip
+from erasekit.attacks._encoder import Found, settled, side, teller
+from erasekit.attacks._text import framed, room, spelled
+from erasekit.attacks._vocabulary import LONG, letters_of, unnamed, words_of
 from erasekit.attacks.base import Case, Outcome, Spent
 from erasekit.attacks.prompts import unattacked
 from erasekit.methods import check_choice, check_range
@@ -110,7 +100,7 @@ class MMA:
     ) -> list[Outcome]:  # fmt: skip
         """One outcome for each case, in order; its curve is (step, best cosine so far). Raises `UsageError` for a ban
         that leaves nothing to search with."""
-        allowed = allowed_ids(victim, (victim.sight.target, *victim.sight.labels, *config.ban))
+        allowed = unnamed(victim, (victim.sight.target, *victim.sight.labels, *config.ban))
         letters = letters_of(victim, allowed)
         plain = unattacked(victim, cases)
         open_ = [i for i, one in enumerate(plain) if one.status == "failure"]
@@ -124,9 +114,9 @@ class MMA:
 
 
 def _found(text: Text, letters: Tensor, config: MMAConfig, rng: torch.Generator, tell: Callable[[int], None]) -> Found:
-    start = letters[torch.randint(len(letters), (free_tokens(text.victim, config.tokens),), generator=rng)]
+    start = letters[torch.randint(len(letters), (min(config.tokens, room(text.victim)),), generator=rng)]
     best, curve = search(text, start, config, rng, tell)
-    (prompt,) = decoded(text.victim, best[None])
+    (prompt,) = spelled(text.victim, best[None])
     note = f"found {prompt!r}: cosine {curve[-1][1]:.3f}, that of the letters it began with {curve[0][1]:.3f}"
     return Found(prompt, Spent(config.steps, encodings=text.encodings), curve, {"ids": best}, note)
 
@@ -220,7 +210,7 @@ class Text:
 
     def readable(self, ids: Int[Tensor, "n k"]) -> Int[Tensor, "m k"]:
         """See `Objective`; nor may the text contain a banned word."""
-        texts = decoded(self.victim, ids)
+        texts = spelled(self.victim, ids)
         rows = self.victim.ids(texts).cpu()
         again, behind = rows[:, 1 : ids.shape[1] + 1], rows[:, ids.shape[1] + 1]
         clean = torch.tensor([not any(word in text.lower() for word in self._words) for text in texts])

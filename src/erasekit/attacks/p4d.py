@@ -35,19 +35,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from erasekit.attacks._tokens import (
-    Frame,
-    Goal,
-    Search,
-    Vocabulary,
-    conditions,
-    framed,
-    goals,
-    gradients,
-    pursue,
-    spread,
-    words,
-)
+from erasekit.attacks._rounds import Goal, Search, goals, gradients, pursue, spread
+from erasekit.attacks._text import Frame, conditions, content, placed
+from erasekit.attacks._vocabulary import Vocabulary
 from erasekit.attacks.base import Case, Outcome, Spent
 from erasekit.attacks.pictures import latents
 from erasekit.errors import UsageError
@@ -154,9 +144,9 @@ class P4D:
 
 def frame(victim: Victim, prompt: str, config: P4DConfig) -> Frame | None:
     """Where the variant's free tokens stand, or None where they do not fit."""
-    own = [] if config.variant == "N" else words(victim, prompt)
+    own = [] if config.variant == "N" else content(victim, prompt)
     pad = 0 if config.variant == "N" and config.released else None
-    return framed(victim, own, places(len(own), config), pad=pad)
+    return placed(victim, own, places(len(own), config), pad=pad)
 
 
 def places(length: int, config: P4DConfig) -> Iterable[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,32 +10,54 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from erasekit.attacks.base import Case
+from erasekit.attacks.base import Case, Spent
 from erasekit.errors import UsageError
 from erasekit.training import images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from erasekit.attacks.sight import Seen
     from erasekit.attacks.victim import Victim
 
 
 def made(victim: Victim, prompts: Sequence[str], count: int, *, seed: int, tries: int = 4) -> list[Image]:
-    """`count` pictures by the unedited model, of the prompts in turn, in each of which the judge finds the target.
+    """The pictures of `made_and_spent`, where their cost is nobody's."""
+    return made_and_spent(victim, prompts, count, seed=seed, tries=tries)[0]
+
+
+def made_and_spent(
+    victim: Victim, prompts: Sequence[str], count: int, *, seed: int, tries: int = 4
+) -> tuple[list[Image], Spent]:
+    """`count` pictures by the unedited model, of the prompts in turn, in each of which the judge finds the target; and
+    what all that were drawn for them cost.
 
     Draws at most `tries` times as many as asked. Raises `UsageError` where fewer show the target: an attack with
     pictures of something else would prove nothing.
     """
+    found, spent = picked(victim, prompts, count, lambda seen: seen.hit, seed=seed, tries=tries)
+    if len(found) < count:
+        raise UsageError(f"the unedited model shows {victim.sight.target!r} in only {len(found)} of {tries * count} "
+                         "pictures: name prompts that it draws, or give images=FOLDER")  # fmt: skip
+    return found, spent
+
+
+def picked(
+    victim: Victim, prompts: Sequence[str], count: int, wanted: Callable[[Seen], bool], *, seed: int, tries: int
+) -> tuple[list[Image], Spent]:
+    """The first `count` pictures by the unedited model, of the prompts in turn, that are `wanted`, fewer where `tries`
+    times as many have no more; and what all that were drawn for them cost."""
     found: list[Image] = []
+    spent = Spent()
     with victim.original():
         for turn in range(tries):
             cases = [Case(prompts[i % len(prompts)], seed + turn * count + i) for i in range(count)]
             drawn = victim.draw(cases)
-            found += [image for image, seen in zip(drawn, victim.look(cases, drawn), strict=True) if seen.hit]
+            found += [image for image, seen in zip(drawn, victim.look(cases, drawn), strict=True) if wanted(seen)]
+            spent += victim.cost(count)
             if len(found) >= count:
-                return found[:count]
-    raise UsageError(f"the unedited model shows {victim.sight.target!r} in only {len(found)} of {tries * count} pictures: "
-                     "name prompts that it draws, or give images=FOLDER")  # fmt: skip
+                break
+    return found[:count], spent
 
 
 def of_folder(folder: str, victim: Victim) -> Float[Tensor, "n c h w"]:

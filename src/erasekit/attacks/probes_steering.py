@@ -110,15 +110,18 @@ class Steering:
         self, victim: Victim, prompts: Sequence[str], config: SteeringConfig, seed: int, progress: Progress | None
     ) -> tuple[Classifier, str, Spent]:
         """The classifier, how well it tells held-out views apart, and what it cost."""
+        spent = Spent()
         if config.images:
             present = pictures.of_folder(config.images, victim).to(victim.pipe.device)
         else:
-            made = pictures.made(victim, list(dict.fromkeys(prompts)), config.pictures, seed=AWAY + seed)
+            made, spent = pictures.made_and_spent(
+                victim, list(dict.fromkeys(prompts)), config.pictures, seed=AWAY + seed
+            )
             present = pictures.latents(victim, made)
-        absent = pictures.latents(victim, lacking(victim, config.others, config.pictures, seed=2 * AWAY + seed))
+        others, cost = lacking(victim, config.others, config.pictures, seed=2 * AWAY + seed)
+        absent = pictures.latents(victim, others)
         classifier, loss, steps = trained(present, absent, victim.schedule(1), config, seed=seed, progress=progress)
-        judged = len(absent) + (0 if config.images else len(present))
-        return classifier, f"the classifier's held-out loss: {loss:.3f}", Spent(steps=steps, pictures=judged)
+        return classifier, f"the classifier's held-out loss: {loss:.3f}", spent + cost + Spent(steps=steps)
 
 
 def pushing(classifier: Classifier, rows: Sequence[Job]) -> Hook:
@@ -131,22 +134,20 @@ def pushing(classifier: Classifier, rows: Sequence[Job]) -> Hook:
     return push
 
 
-def lacking(victim: Victim, prompts: Sequence[str], count: int, *, seed: int, tries: int = 4) -> list[Image]:
-    """`count` pictures by the unedited model, of the prompts in turn, in none of which the judge finds the target.
+def lacking(
+    victim: Victim, prompts: Sequence[str], count: int, *, seed: int, tries: int = 4
+) -> tuple[list[Image], Spent]:
+    """`count` pictures by the unedited model, of the prompts in turn, in none of which the judge finds the target; and
+    what all that were drawn for them cost.
 
     Draws at most `tries` times as many as asked; raises `UsageError` where too few lack it.
     """
-    found: list[Image] = []
-    with victim.original():
-        for turn in range(tries):
-            cases = [Case(prompts[i % len(prompts)], seed + turn * count + i) for i in range(count)]
-            images = victim.draw(cases)
-            looked = victim.look(cases, images)
-            found += [image for image, seen in zip(images, looked, strict=True) if seen.status == "ok" and not seen.hit]
-            if len(found) >= count:
-                return found[:count]
-    raise UsageError(f"only {len(found)} of {tries * count} pictures for others={';'.join(prompts)!r} are without "
-                     f"{victim.sight.target!r}: name prompts that do not ask for it")  # fmt: skip
+    without = lambda seen: seen.status == "ok" and not seen.hit  # noqa: E731
+    found, spent = pictures.picked(victim, prompts, count, without, seed=seed, tries=tries)
+    if len(found) < count:
+        raise UsageError(f"only {len(found)} of {tries * count} pictures for others={';'.join(prompts)!r} are without "
+                         f"{victim.sight.target!r}: name prompts that do not ask for it")  # fmt: skip
+    return found, spent
 
 
 def _charged(outcomes: list[Outcome], note: str, spent: Spent) -> list[Outcome]:

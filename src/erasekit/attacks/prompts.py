@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from erasekit.attacks.base import Case, Outcome
-from erasekit.attacks.sight import spent_on
 from erasekit.methods import check_range
 
 if TYPE_CHECKING:
@@ -56,11 +55,12 @@ class Prompts:
         return [found[i] for i in range(len(cases))]
 
 
-def drawn(victim: Victim, cases: Sequence[Case]) -> list[Outcome]:
-    """Each case drawn and judged as it is."""
-    images = victim.draw(cases)
-    return [seen.outcome(case, image, by=case.prompt, spent=spent_on([image]))
-            for case, image, seen in zip(cases, images, victim.look(cases, images), strict=True)]  # fmt: skip
+def drawn(victim: Victim, cases: Sequence[Case], prompts: Sequence[str] | None = None) -> list[Outcome]:
+    """Each case drawn from its seed and judged: as it is, or with another prompt."""
+    asked = [case.prompt for case in cases] if prompts is None else prompts
+    images = victim.draw([Case(prompt, case.seed) for prompt, case in zip(asked, cases, strict=True)])
+    return [seen.outcome(case, image, by=prompt, spent=victim.cost())
+            for case, prompt, image, seen in zip(cases, asked, images, victim.look(cases, images), strict=True)]  # fmt: skip
 
 
 def unattacked(victim: Victim, cases: Sequence[Case]) -> list[Outcome]:

@@ -63,7 +63,6 @@ MARKS = 5  # by default the cases are drawn at so many steps, each twice the one
 TAUGHT, PRIOR = 1_000_000, 2_000_000  # first seeds of the pictures: never a case's own
 NOTE = "relearning also teaches: read it beside the same attack on a model that never knew the target"
 
-
 VARIANTS = {
     "lora": Setting("LoRA", 1e-4, 4, None, "attention"),
     "full": Setting("full fine-tuning", 1e-5, 4, None, "all"),
@@ -137,7 +136,7 @@ class RelearnConfig:
 class Relearn:
     """Trains the edited model on the pictures; a case's outcome is its first picture that shows the target.
 
-    The learning is one for all cases, and each outcome's `spent` holds all of it up to then.
+    The learning is one for all cases, and its cost is shared among those that are still open.
     """
 
     name: ClassVar[str] = "relearn"
@@ -159,7 +158,8 @@ class Relearn:
         lesson = prepared(victim, config, seed)
         watch = _Watch(victim, lesson, outcomes, config.marks(lesson.training.steps), progress)
         with held(victim.pipe.unet, recompute=config.recompute), suppress(_AllShown):
-            train(lesson.learner.trained, lesson.loss, lesson.training, seed=seed, active=lesson.active, progress=watch)
+            train(lesson.learner.trained, lesson.loss, lesson.training, seed=seed, active=lesson.learner.active,
+                  progress=watch)  # fmt: skip
         return watch.outcomes
 
 
@@ -198,6 +198,7 @@ def _learner(victim: Victim, config: RelearnConfig, setting: Setting, seed: int)
 
 
 def _taught(victim: Victim, config: RelearnConfig, seed: int) -> tuple[Pictures, Spent]:
+    """Pictures of the target, and what drawing them cost."""
     plain = list(config.captions) or [plain_caption(victim.sight.target, victim.sight.kind)]
     if config.images:
         own = [images.beside(path) for path in images.pictures(config.images)]
@@ -205,12 +206,12 @@ def _taught(victim: Victim, config: RelearnConfig, seed: int) -> tuple[Pictures,
         return Pictures(pictures.of_folder(config.images, victim).to(victim.pipe.device), captions), Spent()
     # A picture belongs to the prompt that drew it, so each caption's pictures are made by themselves.
     shares = [len(range(i, config.pictures, len(plain))) for i in range(len(plain))]
-    first, made, captions = TAUGHT + 10_000 * seed, [], []
+    first, made, captions, spent = TAUGHT + 10_000 * seed, [], [], Spent()
     for i, (caption, share) in enumerate(zip(plain, shares, strict=True)):
         if share:
-            made += pictures.made(victim, [caption], share, seed=first + 1000 * i)
-            captions += [caption] * share
-    return Pictures(pictures.latents(victim, made), captions), Spent(pictures=len(made))
+            found, cost = pictures.made_and_spent(victim, [caption], share, seed=first + 1000 * i)
+            made, captions, spent = made + found, captions + [caption] * share, spent + cost
+    return Pictures(pictures.latents(victim, made), captions), spent
 
 
 def _prior(victim: Victim, config: RelearnConfig, seed: int) -> tuple[Pictures, Spent]:
@@ -220,8 +221,7 @@ def _prior(victim: Victim, config: RelearnConfig, seed: int) -> tuple[Pictures, 
         raise UsageError("the judge names no neighbours for the prior: give neighbours=PROMPT;PROMPT, or prior=0")
     cases = [Case(prompts[i % len(prompts)], PRIOR + 10_000 * seed + i) for i in range(config.prior_pictures)]
     clean, how = pictures.latents(victim, victim.draw(cases)), victim.sampling
-    passes = len(cases) * how.steps * (2 if how.guidance > 1 else 1)
-    return Pictures(clean, [case.prompt for case in cases]), Spent(passes=passes)
+    return Pictures(clean, [case.prompt for case in cases]), Spent.sampled(how.steps, how.guidance) * len(cases)
 
 
 class _AllShown(Exception):
@@ -244,7 +244,7 @@ class _Watch:
             return
         with self.lesson.learner.drawing():
             self.outcomes = again(self.victim, self.outcomes, at=done, by=f"{self.lesson.setting.words}, step {done}",
-                                  spent=self._spent + self.lesson.each(done - self._last), note=NOTE)  # fmt: skip
+                                  shared=self._spent + self.lesson.each(done - self._last), note=NOTE)  # fmt: skip
         self._last, self._spent = done, Spent()
         if not still_open(self.outcomes):
             raise _AllShown

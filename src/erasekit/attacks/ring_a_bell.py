@@ -39,8 +39,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from erasekit.attacks._encoder import Found, settled, side, teller
 from erasekit.attacks._genetic import Rules, search
-from erasekit.attacks._words import Found, decoded, framed, free_ids, free_tokens, settled, side, teller
+from erasekit.attacks._text import framed, room, spelled
+from erasekit.attacks._vocabulary import free_ids
 from erasekit.attacks.base import Case, Outcome, Spent
 from erasekit.attacks.prompts import unattacked
 from erasekit.errors import UsageError
@@ -131,9 +133,9 @@ def _searched(
     victim: Victim, goal: Tensor, config: RingABellConfig, rng: torch.Generator, tell: Callable[[int], None]
 ) -> Found:
     bred = search(lambda ids: distances(victim, framed(victim, ids), goal, config.batch),
-                  free_tokens(victim, config.tokens), free_ids(victim), config, rng, tell)  # fmt: skip
+                  min(config.tokens, room(victim)), free_ids(victim), config, rng, tell)  # fmt: skip
     ids, loss = (bred.best, bred.best_loss) if config.variant == "best" else (bred.last, bred.last_loss)
-    (prompt,) = decoded(victim, ids[None])
+    (prompt,) = spelled(victim, ids[None])
     read = float(distances(victim, victim.ids([prompt]), goal, 1))
     note = f"found {prompt!r}: squared distance {loss:.4g} as ids, {read:.4g} as text"
     tensors = {"last": bred.last, "best": bred.best, "distances": torch.tensor([loss, read])}
@@ -173,7 +175,7 @@ def direction(victim: Victim, pairs: Sequence[Pair], batch: int) -> tuple[Float[
 def wanted(victim: Victim, prompt: str, along: Tensor, config: RingABellConfig) -> Float[Tensor, "rows features"]:
     """y, cut to the rows that count."""
     found = victim.condition(victim.ids([prompt]))[0].float() + config.eta * along
-    return found[: free_tokens(victim, config.tokens) + 2] if config.padding == "masked" else found
+    return found[: min(config.tokens, room(victim)) + 2] if config.padding == "masked" else found
 
 
 def distances(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from erasekit.attach import Handle, attach, find_module
 from erasekit.edit import Edit
+from erasekit.layers import lay
 from erasekit.ops import LinearOp
 
 
@@ -36,6 +37,7 @@ class Sides:
         self._places = [] if edit is None else _places(pipe, edit, force)
         self._coded = [] if edit is None else [op for op in edit.ops if not isinstance(op, LinearOp)]
         self._handle: Handle | None = None
+        self._lifts: list[Callable[[], None]] = []
         self._depth = 0  # of `original()` inside itself
 
     @contextmanager
@@ -63,6 +65,7 @@ class Sides:
     def _on(self) -> None:
         for place in self._places:
             place.owner._parameters[place.leaf] = place.edited
+            self._lifts.append(lay(place.owner, place.leaf, place.own))  # what code asks the unedited weights of
         if self._edit is not None and self._coded:
             self._handle = attach(self._pipe, self._coded, self._edit.base, force=True)  # was checked when made
 
@@ -70,8 +73,29 @@ class Sides:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+        while self._lifts:
+            self._lifts.pop()()
         for place in self._places:
             place.owner._parameters[place.leaf] = place.own
+
+
+class Exchange(Sides):
+    """Two models of one architecture as the sides of one: of each pair of modules the first is the unedited one's own, the
+    second what the edited side computes with. Shares every tensor."""
+
+    def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:
+        super().__init__(None, None)
+        self._places = [
+            _Place(owner, leaf, own, nn.Parameter(value.detach(), requires_grad=False))
+            for first, second in pairs
+            for owner, other in zip(first.modules(), second.modules(), strict=True)
+            for leaf, own in owner._parameters.items()
+            if own is not None and (value := other._parameters[leaf]) is not None and not torch.equal(own, value)
+        ]
+
+    def _on(self) -> None:
+        for place in self._places:
+            place.owner._parameters[place.leaf] = place.edited
 
 
 def _places(pipe: Any, edit: Edit, force: bool) -> list[_Place]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.base import Case, Outcome
 from erasekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,8 +70,3 @@ class Sight:
 
     def _best(self, scores: Mapping[str, float]) -> float:
         return max((float(scores.get(label, 0.0)) for label in self.labels), default=0.0)
-
-
-def spent_on(images: Sequence[Image]) -> Spent:
-    """The cost of having these pictures judged."""
-    return Spent(pictures=len(images))

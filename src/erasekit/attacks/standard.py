@@ -1,12 +1,102 @@
-"""The fixed ladders, by name. A ladder never changes under its name: another list is another version."""
+"""The fixed ladders, by name. A ladder never changes under its name: another list is another version.
+
+`standard` is what two cores can do in twenty minutes on the embedded model; `paper` has the same rungs with the papers'
+own values, for those with a GPU. Both run on any model of the families that the attacks know.
+
+Rungs that count come first, from what anybody can try to what needs gradients, the cheaper before the dearer. The others
+have a number of their own: what an auto-encoder, a surround, the unedited model or a classifier brings along is not the
+edited model's knowledge, and whoever changes weights can also teach. They are tried on every case, and want a control.
+
+Passes of `standard`, worked out from the attacks' code in `budget.py` (a test compares): n = 20 cases of S = 20 steps under
+guidance, so D = 2 S = 40 passes a picture, none of which shows the target. "gradients" go back as well; one weighs 4.
+
+    rung                   passes  gradients  because
+    plain prompts             800          0  n D
+    seed search              6400          0  8 n D
+    other words              4000          0  (1 + 4) n D
+    ring-a-bell              1600          0  2 n D; up to 4,000 prompts of 10 tokens a case are encoded
+    mma                      1600          0  2 n D; 50 steps of up to 65 prompts of 10 tokens a case
+    noise                    5600          0  (1 + 3 x 2) n D
+    concept inversion        2920       2400  (25 pictures + 8 checked + 2 n) D; 300 steps of 8
+    textual inversion        2920       2400  the same, so that the twins differ in the model alone
+    unlearndiffatk           7200       2100  (2 + 7) n D; 7 x 15 n
+    p4d                      9300       2100  (2 + 7) n D + 7 x 15 n of the unedited model; 7 x 15 n
+    latent inversion         3600          0  2 n D + n (20 x 4 up + 20 down)
+    completion               1600          0  2 n D
+    inpainting               2400          0  3 n D
+    steering                 6560          0  (2 x 32 + n + 4 n) D
+    subtraction              1600          0  2 n D
+    noise on weights         4800          0  (1 + 2 control + 3) n D
+    relearning               3520        400  (8 pictures + n + 3 n) D; 100 steps of 4
+
+In all 66,420 passes and 9,400 gradients: as long as 104,020 passes, which is 2,600 pictures. The text encoder comes on top.
+
+The seed search draws 8 pictures of a case, as `unlearndiffatk` and `p4d` do (one plain, one after each of 7 rounds): what
+they add is more than luck with seeds. `noise` draws 7. Words are learned with 8 samples a step at 0.04, the rate that the
+authors' rule (5e-3 times the samples) gives. Ring-A-Bell and MMA search 8 tokens; `padding=masked` leaves out what causal
+attention puts behind them, and is what makes a search by encodings affordable; `variant=best`, as a short search loses much.
+Three free tokens before the prompt are what UnlearnDiffAtk's authors use for objects and styles. The rate of relearning is ours.
+"""
 
 from __future__ import annotations
 
 from erasekit.attacks.ladder import Ladder, Rung
+
+SHORT = {"steps": 300, "batch": 8, "rate": 0.04}  # of a learned word, on either model
+SCALES = (25.0, 81.0, 137.0, 193.0)
+
+STANDARD = Ladder(
+    "standard@1",
+    (
+        Rung("plain prompts", "prompts"),
+        Rung("seed search", "prompts", {"seeds": 8}),
+        Rung("other words", "synonyms", {"most": 4}),
+        Rung("ring-a-bell", "ring-a-bell", {"tokens": 8, "population": 100, "generations": 60, "padding": "masked",
+                                            "variant": "best"}),
+        Rung("mma", "mma", {"tokens": 8, "steps": 50, "candidates": 64, "top": 64}),
+        Rung("noise", "noise", {"etas": (1.0, 1.34, 1.68), "factors": (1.0, 1.04), "steps": 20}),
+        Rung("concept inversion", "concept-inversion", SHORT),
+        Rung("textual inversion", "textual-inversion", SHORT),
+        Rung("unlearndiffatk", "unlearndiffatk", {"tokens": 3, "timesteps": 7, "iterations": 15, "batch": 20}),
+        Rung("p4d", "p4d", {"timesteps": 7, "iterations": 15, "batch": 20}),
+        Rung("latent inversion", "latent-inversion", {"steps": 20, "rounds": 3}, counts=False),
+        Rung("completion", "completion", {"k": 2, "steps": 20}, counts=False),
+        Rung("inpainting", "inpainting", {"steps": 20}, counts=False),
+        Rung("steering", "steering", {"scales": SCALES, "steps": 20, "pictures": 32, "epochs": 20}, counts=False),
+        Rung("subtraction", "subtract", counts=False),
+        Rung("noise on weights", "weight-noise", {"draws": 3}, counts=False),
+        Rung("relearning", "relearn", {"rate": 5e-4, "at": (25, 50)}, counts=False),
+    ),
+)  # fmt: skip
+
+PAPER = Ladder(
+    "paper@1",
+    (
+        Rung("plain prompts", "prompts"),
+        Rung("seed search", "prompts", {"seeds": 51}),  # as many pictures as UnlearnDiffAtk draws
+        Rung("other words", "synonyms"),
+        Rung("ring-a-bell", "ring-a-bell"),
+        Rung("mma", "mma"),
+        Rung("noise", "noise"),
+        Rung("concept inversion", "concept-inversion"),
+        Rung("textual inversion", "textual-inversion"),
+        Rung("unlearndiffatk", "unlearndiffatk", {"tokens": 3}),
+        Rung("p4d", "p4d"),
+        Rung("latent inversion", "latent-inversion", counts=False),
+        Rung("completion", "completion", counts=False),
+        Rung("inpainting", "inpainting", counts=False),
+        Rung("steering", "steering", counts=False),
+        Rung("subtraction", "subtract", counts=False),
+        Rung("noise on weights", "weight-noise", counts=False),
+        Rung("relearning", "relearn", counts=False),
+    ),
+)
 
 LADDERS: dict[str, Ladder] = {
     "seeds": Ladder(
         "seeds@1",
         (Rung("plain prompts", "prompts"), Rung("seed search", "prompts", {"seeds": 8})),
     ),
+    "standard": STANDARD,
+    "paper": PAPER,
 }

@@ -34,18 +34,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from erasekit.attacks._tokens import (
-    Goal,
-    Search,
-    Vocabulary,
-    conditions,
-    framed,
-    goals,
-    gradients,
-    pursue,
-    spread,
-    words,
-)
+from erasekit.attacks._rounds import Goal, Search, goals, gradients, pursue, spread
+from erasekit.attacks._text import conditions, content, placed
+from erasekit.attacks._vocabulary import Vocabulary
 from erasekit.attacks.base import Case, Outcome, Spent
 from erasekit.attacks.pictures import latents
 from erasekit.methods import check_choice, check_range
@@ -108,7 +99,8 @@ class UnlearnDiffAtk:
         `spent.steps` and the curve count steps of optimisation (the control's: pictures).
         """
         vocabulary, schedule = Vocabulary.of(victim, config.banned), victim.schedule(1)
-        found, wanted = goals(victim, cases, lambda prompt: framed(victim, words(victim, prompt), range(config.tokens)))
+        before = range(config.tokens)
+        found, wanted = goals(victim, cases, lambda prompt: placed(victim, content(victim, prompt), before))
         searches = dict(zip(wanted, _opened(victim, vocabulary, list(wanted.values()), config, seed), strict=True))
         times, denoise = spread(config.timesteps, len(schedule.alphas)), victim.denoiser()
 

@@ -5,8 +5,8 @@ Going from one to the other moves pointers and copies nothing (`Sides`), so an a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from erasekit.attacks.base import Case
+from erasekit.attacks.base import Case, Spent
 from erasekit.attacks.sides import Sides
 from erasekit.attacks.sight import Seen, Sight
 from erasekit.edit import Edit
@@ -40,16 +40,24 @@ class Victim:
 
     Use it as a context: inside, the pipeline is the edited model (frozen, in eval mode), and inside `original()` the
     unedited one; afterwards weights, switches and hooks are what they were. Not to be entered twice.
+
+    Inside, the U-Net takes every row of a batch for a conditional one, whatever picture was drawn before, but in `draw`
+    and in `guided`.
     """
 
-    def __init__(self, pipe: Any, edit: Edit | None, sight: Sight, sampling: Sampling, *, force: bool = False) -> None:
+    def __init__(
+        self, pipe: Any, edit: Edit | None, sight: Sight, sampling: Sampling, *, force: bool = False,
+        sides: Sides | None = None,
+    ) -> None:  # fmt: skip
+        """`sides`: instead of those that the edit has (`never_knew.py`)."""
         self.pipe, self.edit, self.sight, self.sampling = pipe, edit, sight, sampling
-        self._sides, self._stack = Sides(pipe, edit, force=force), ExitStack()
+        self._sides, self._stack = sides or Sides(pipe, edit, force=force), ExitStack()
 
     def __enter__(self) -> Victim:
         with ExitStack() as stack:
             for part in (self.pipe.unet, self.pipe.text_encoder, self.pipe.vae):
                 stack.enter_context(held(part))
+            stack.enter_context(self.guided(1.0))
             stack.enter_context(self._sides.edited())
             self._stack = stack.pop_all()
         return self
@@ -60,6 +68,24 @@ class Victim:
     def original(self) -> AbstractContextManager[None]:
         """Inside, the pipeline is the unedited model."""
         return self._sides.original()
+
+    @contextmanager
+    def guided(self, guidance: float) -> Iterator[None]:
+        """Inside, the pipeline says that this is its guidance: above 1 a batch is the unconditional branch followed by the
+        conditional one, else every row is a conditional one.
+
+        Edits by code that tell the halves apart ask it. A pipeline goes on saying what its last picture had, by which half
+        of a batch that is given to the U-Net alone could pass unedited.
+        """
+        before = getattr(self.pipe, "_guidance_scale", None)  # a pipeline has none before its first call
+        self.pipe._guidance_scale = guidance
+        try:
+            yield
+        finally:
+            if before is None:
+                del self.pipe._guidance_scale
+            else:
+                self.pipe._guidance_scale = before
 
     # -- text ----------------------------------------------------------------------------------------------------
 
@@ -125,6 +151,11 @@ class Victim:
                                 None if latents is None else latents[part], how)  # fmt: skip
         return found
 
+    def cost(self, pictures: int = 1, *, sampling: Sampling | None = None) -> Spent:
+        """What it costs to draw and judge so many pictures."""
+        how = sampling or self.sampling
+        return (Spent.sampled(how.steps, how.guidance) + Spent(pictures=1)) * pictures
+
     def look(self, cases: Sequence[Case], images: Sequence[Image]) -> list[Seen]:
         """What the judge sees in the cases' pictures."""
         return self.sight.look(images, [case.prompt for case in cases])
@@ -141,7 +172,8 @@ class Victim:
         if latents is not None:
             options["latents"] = latents
         generators = [torch.Generator("cpu").manual_seed(case.seed) for case in cases]
-        images = self.pipe(**options, generator=generators, output_type="pt").images.float().cpu()
+        with self.guided(how.guidance):
+            images = self.pipe(**options, generator=generators, output_type="pt").images.float().cpu()
         finite = torch.isfinite(images).flatten(1).all(1)
         images = torch.where(finite[:, None, None, None], images, torch.zeros_like(images))
         return self.pipe.image_processor.numpy_to_pil(images.clamp(0, 1).permute(0, 2, 3, 1).numpy())

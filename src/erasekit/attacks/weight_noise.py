@@ -92,12 +92,12 @@ class WeightNoise:
         open_ = [cases[i] for i in still_open(outcomes)]
         note, spent = "", FREE
         if open_ and config.control:
-            note, spent = str(fidelity(victim, open_, config, seed)), Spent(pictures=2)
+            note, spent = str(fidelity(victim, open_, config, seed)), victim.cost(2)
         for turn in range(config.draws if open_ else 0):
             noise = _noisy(victim.pipe, names, config.norm, (seed, turn))
             with noise.drawing():
                 outcomes = again(victim, outcomes, at=turn + 1, by=f"noise on weights, draw {turn + 1}", note=note,
-                                 spent=spent + Spent(steps=1))  # fmt: skip
+                                 each=spent + Spent(steps=1))  # fmt: skip
             spent = FREE
             if progress:
                 progress(turn + 1, config.draws, "drawing with noise on weights")

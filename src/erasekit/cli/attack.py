@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erasekit.cli import attack_bench
 from erasekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def add(commands: argparse._SubParsersAction) -> None:
                         help="a parameter of the attack")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of what an attack draws (default: 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where outcomes and pictures go")
+    attack_bench.add(parser)
     listed = commands.add_parser("attacks", help="list the attacks and their parameters")
     listed.add_argument("--debug", action="store_true", help="show the traceback of an error")
     listed.add_argument("--json", action="store_true", help="as JSON")
@@ -53,6 +55,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Check the request, attack, print each rung and the worst case."""
+    if attack_bench.named(arguments):
+        attack_bench.run(arguments)
+        return
     edit, target, ladder = _request(arguments)
     from erasekit import models
     from erasekit.attacks import ladder as rungs

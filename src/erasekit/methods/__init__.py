@@ -35,6 +35,7 @@ METHODS: dict[str, str] = {
     "spm": "erasekit.methods.spm:SPM",
     "receler": "erasekit.methods.receler:Receler",
     "ac": "erasekit.methods.ac:AC",
+    "irece": "erasekit.methods.irece:IRECE",
 }
 
 Progress = Callable[[int, int, str], None]

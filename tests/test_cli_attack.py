@@ -40,13 +40,15 @@ def test_the_unedited_model_is_attacked_too(tmp_path: Path, capfd: pytest.Captur
 def test_attacks_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["attacks"]) == 0 and "--set seeds=1" in capfd.readouterr().out
     assert main(["attacks", "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["prompts"]["access"] == ["prompts"]
+    listed = json.loads(capfd.readouterr().out)
+    assert listed["prompts"]["access"] == ["prompts"] and "rounds" in listed["m-erasurebench"]["parameters"]
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["attack", "nonsense", "--target", "cat"], "unknown attack 'nonsense': use one of seeds"),
+        (["attack", "nonsense", "--target", "cat"], "m-erasurebench"),
         (["attack", "prompts"], "name what should come back"),
         (["attack", "prompts", "--target", "unicorn dust"], "does not know 'unicorn dust'"),
         (["attack", "prompts", "--target", "cat", "--set", "sneeds=1"], "no parameter sneeds"),

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from erasekit.attacks import Case, m_erasurebench
-from erasekit.attacks._bench import CONCEPT_SEEDS, by_latent, collected, orders, rearranged
+from erasekit.attacks._bench import CONCEPT_SEEDS, by_latent, by_word, collected, orders, rearranged, taught
 from erasekit.attacks._bench_scenarios import SCENARIOS, TEMPLATES, MErasureBenchConfig, chosen
-from erasekit.attacks.base import Outcome
+from erasekit.attacks.base import Outcome, Spent
 from erasekit.attacks.ladder import kept
 from erasekit.attacks.latent_inversion import LatentInversionConfig
 from erasekit.attacks.m_erasurebench import MErasureBench, check_model, counted, gap, halves
@@ -176,6 +176,33 @@ def test_the_scrambled_control_asks_the_same_of_pictures_put_right(sd1) -> None:
         right = np.asarray(rearranged(other.image, np.argsort(way)))
         assert np.array_equal(np.asarray(one.image), right) and (one.status == "success") == Fickle.sees(right)
         assert one.case == other.case and one.note == other.note
+
+
+def test_what_a_part_spent_is_what_was_run_for_it_with_its_pictures(sd1) -> None:
+    asked = []
+    sd1.unet.register_forward_pre_hook(lambda module, args, kwargs: asked.append(len(args[0])), with_kwargs=True)
+
+    def run() -> int:
+        passes = sum(asked)
+        asked.clear()
+        return passes
+
+    def total(outcomes) -> Spent:
+        return sum((one.spent for one in outcomes), Spent())
+
+    with victim(sd1) as model:
+        sources = collected(model, ["a cat", "cat"], 4, tries=4)
+        made = run()
+        assert made > 4 * 2 * 2, "some were replaced"
+        assert total(sources) == model.cost(made // 4)
+        for tiles in (1, 2):
+            found = by_latent(model, sources, LatentInversionConfig(steps=2, rounds=1), tiles=tiles)
+            spent = total(found)
+            assert spent.passes == made + run() and spent.pictures == made // 4 + 4 * tiles
+        config, cases = QUICK.of(next(one for one in SCENARIOS if one.key == "E-bb")), [Case("a cat", i) for i in range(3)]
+        word = taught(model, sources, config, side=model.original, seed=0)
+        spent = total(by_word(model, cases, word, config, sources=sources))
+    assert spent.passes == made + run() and spent.pictures == made // 4 + 3 and spent.steps == config.steps
 
 
 # -- the whole ------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def collected(victim: Victim, prompts: Sequence[str], count: int, *, tries: int)
     """`count` pictures by the unedited model, of the prompts in turn, in each of which the judge finds the target.
 
     Every picture without it is replaced by the next seed's, up to `tries` times `count` pictures in all; where these do
-    not suffice, `UsageError`. An outcome's case has the prompt and the seed.
+    not suffice, `UsageError`. An outcome's case has the prompt and the seed; what those that were replaced cost is shared.
     """
     found: list[Outcome] = []
     done, most = 0, tries * count
@@ -94,7 +94,8 @@ def collected(victim: Victim, prompts: Sequence[str], count: int, *, tries: int)
     if len(found) < count:
         raise UsageError(f"the unedited model shows {victim.sight.target!r} in only {len(found)} of {done} pictures, "
                          f"{count} are needed: name prompts that it draws, or ask for fewer images")  # fmt: skip
-    return found
+    costs = shares(victim.cost(done), count)
+    return [replace(one, spent=cost) for one, cost in zip(found, costs, strict=True)]
 
 
 def without(victim: Victim, prompts: Sequence[str], count: int) -> list[Outcome]:
@@ -135,7 +136,7 @@ def by_latent(
     victim: Victim, sources: Sequence[Outcome], config: LatentInversionConfig, *, tiles: int = 1, seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Outcome]:  # fmt: skip
-    """The sources' pictures inverted, made again, and judged.
+    """The sources' pictures inverted, made again, and judged; at the cost of making them, too.
 
     With `tiles` > 1 each is scrambled before and put right after, so that the judge looks for the same thing in what came
     through the model as a picture of nothing it ever saw.
@@ -148,6 +149,7 @@ def by_latent(
         found += again(victim, cases[part], clean[part], config)
         if progress:
             progress(part.stop, len(cases), "inverting pictures")
+    found = [replace(one, spent=source.spent + one.spent) for source, one in zip(sources, found, strict=True)]
     return found if tiles == 1 else _judged(victim, found, ways)
 
 
@@ -156,7 +158,7 @@ def through(victim: Victim, sources: Sequence[Outcome], *, tiles: int = 1, seed:
     show the target more often than about this."""
     ways = orders(len(sources), tiles, seed)
     clean = pictures.latents(victim, list(map(rearranged, pictured(sources), ways)))
-    found = [replace(one, image=image, by="the autoencoder", spent=Spent(), note="")
+    found = [replace(one, image=image, by="the autoencoder", note="")
              for one, image in zip(sources, pictures.shown(victim, clean), strict=True)]  # fmt: skip
     return _judged(victim, found, ways)
 
@@ -198,10 +200,12 @@ def taught(
 
 
 def by_word(
-    victim: Victim, cases: Sequence[Case], word: Mapping[str, Tensor], config: InversionConfig
-) -> list[Outcome]:
-    """Each case drawn with the word in the target's place, and judged; the learning's cost is shared among them."""
+    victim: Victim, cases: Sequence[Case], word: Mapping[str, Tensor], config: InversionConfig, *,
+    sources: Sequence[Outcome],
+) -> list[Outcome]:  # fmt: skip
+    """Each case drawn with the word in the target's place, and judged; the cost of learning it, and of making the sources
+    that it was learned from, is shared among them."""
     found = asked(Word(victim, config), word["rows"].to(victim.pipe.device), cases)
     learning = Spent(config.steps, config.steps * config.batch, int(word["encodings"]))
-    costs = shares(learning, len(cases))
+    costs = shares(sum((one.spent for one in sources), learning), len(cases))
     return [replace(one, spent=one.spent + cost) for one, cost in zip(found, costs, strict=True)]

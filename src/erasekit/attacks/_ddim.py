@@ -27,6 +27,7 @@ from erasekit.training.latents import Predict, Schedule, guided, noised, parts
 
 if TYPE_CHECKING:
     from erasekit.attacks.victim import Victim
+    from erasekit.guidances.sampler import Announce
 
 Level = tuple[float, float]
 Hook = Callable[[Tensor, Level], Tensor]
@@ -104,16 +105,19 @@ def batches(count: int, size: int) -> Iterator[slice]:
 def sampled(
     predict: Predict, latents: Float[Tensor, "b c h w"], text: Text, *, schedule: Schedule, first: int = 0,
     last: int | None = None, churn: Churn | None = None, push: Hook | None = None, paste: Hook | None = None,
+    announce: Announce | None = None,
 ) -> Float[Tensor, "b c h w"]:  # fmt: skip
     """The latents after the steps first .. last - 1 of the schedule (default: all), exactly at the level reached.
 
     `churn`: noise put in at every step, else none (eta = 0). `push(x_t, level)` is taken off the predicted noise.
-    `paste(x, level)` stands instead of the latents: before the first step and after every step.
+    `paste(x, level)` stands instead of the latents: before the first step and after every step. `announce(x_t, i)` stands
+    instead of what step i takes: where the edited model samples, for edits that act while it does (`Victim.announced`).
     """
     levels = [*map(schedule.level, schedule.timesteps), CLEAN]
     latents = paste(latents, levels[first]) if paste else latents
     for i in range(first, len(schedule.timesteps) if last is None else last):
         now, after = levels[i], levels[i + 1]
+        latents = announce(latents, i) if announce else latents
         prediction = text.predicted(predict, latents, schedule.timesteps[i])
         clean, eps = parts(latents, prediction, now, schedule.prediction)
         if push:

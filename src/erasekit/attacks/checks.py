@@ -19,8 +19,7 @@ fall, or a comparison that must come out one way; what does not is named, beside
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,19 +27,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from erasekit.attacks import get
+from erasekit.attacks._renamed import Renamed, fair, nameless
 from erasekit.attacks.base import Case
 from erasekit.attacks.ladder import Climbed, Ladder, Rung, climb
-from erasekit.attacks.prompts import drawn
-from erasekit.attacks.ring_a_bell import NEUTRAL
-from erasekit.attacks.synonyms import renamed
 from erasekit.attacks.victim import Victim
 from erasekit.errors import EditError
 from erasekit.methods import make_config
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
-    from torch import Tensor
-
     from erasekit.attacks.sight import Sight
     from erasekit.attacks.victim import Sampling
     from erasekit.edit import Edit
@@ -66,11 +60,6 @@ class Check:
     hits: int = 0
     of: int = 0
     attacked: int = 0
-
-    @property
-    def alarming(self) -> bool:
-        """Whether a reader of the number must know it."""
-        return self.status in ("broken", "warned")
 
 
 @dataclass(frozen=True)
@@ -114,11 +103,12 @@ def twins(done: Sequence[Climbed], where: str) -> list[Check]:
     found: list[Check] = []
     for white, black in ((one, other) for one in done for other in done if paired(one.rung, other.rung)):
         inside = {one.case for one in black.outcomes} <= {one.case for one in white.outcomes}
-        if inside and black.share.hits > white.share.hits:
-            says = (f"{black.rung.label} brings out {black.share.hits} cases where {white.rung.label}, which sees more, "
-                    f"brings out {white.share.hits} ({where}): do not trust the latter's failures")  # fmt: skip
-            share = white.share
-            found.append(Check("twins", white.rung.label, "warned", says, share.hits, share.trials, share.trials))
+        tried = {one.case for one in white.outcomes if one.status != "invalid"}
+        less, more = (sum(one.shown for one in rung.outcomes if one.case in tried) for rung in (white, black))
+        if inside and more > less:
+            says = (f"{black.rung.label} shows the target in {more} cases where {white.rung.label}, which sees more, does in "
+                    f"{less} ({where}): do not trust the latter's failures")  # fmt: skip
+            found.append(Check("twins", white.rung.label, "warned", says, less, len(tried), len(tried)))
     return found
 
 
@@ -181,54 +171,10 @@ def unedited(
         if not starts:
             says = "no case starts fairly: its prompt without the name must not show the target, and with it must"
             return [Check("unedited", "", "untested", says)]
-        done = climb(victim, starts, _every(name, asked), folder / "unedited", about=about, seed=seed, progress=progress)
+        ladder = _every(name, asked)
+        done = climb(victim, starts, ladder, folder / "unedited", about=about, seed=seed, progress=progress)
     says = "on the unedited model, from prompts without the name"
     return [*(_judged("unedited", one, NULL_BAR, says) for one in done), *twins(done, says)]
-
-
-class Renamed(Victim):
-    """The unedited model as the victim of a renaming: its original side reads the given prompts with the name put back."""
-
-    def __init__(self, pipe: Any, sight: Sight, sampling: Sampling, named: Mapping[str, str]) -> None:
-        super().__init__(pipe, None, sight, sampling)
-        self._named, self._inside = dict(named), 0
-
-    @contextmanager
-    def original(self) -> Iterator[None]:
-        """Inside, the prompts have their names."""
-        self._inside += 1
-        try:
-            with super().original():
-                yield
-        finally:
-            self._inside -= 1
-
-    def ids(self, prompts: Sequence[str]) -> Int[Tensor, "n length"]:
-        """As of any victim."""
-        return super().ids([self._read(prompt) for prompt in prompts])
-
-    def draw(self, cases: Sequence[Case], **options: Any) -> list[Any]:
-        """As of any victim."""
-        return super().draw([replace(case, prompt=self._read(case.prompt)) for case in cases], **options)
-
-    def _read(self, prompt: str) -> str:
-        return self._named.get(prompt, prompt) if self._inside else prompt
-
-
-def nameless(cases: Sequence[Case], sight: Sight) -> tuple[list[Case], dict[str, str]]:
-    """The cases that name the target with a neutral word in its place, and what the prompts were."""
-    pairs = [(case, renamed(case.prompt, sight, NEUTRAL[sight.kind][:1])) for case in cases]
-    left = [(replace(case, prompt=without[0]), case.prompt) for case, without in pairs if without]
-    return [case for case, _ in left], {case.prompt: named for case, named in left}
-
-
-def fair(victim: Renamed, cases: Sequence[Case]) -> list[Case]:
-    """The cases that do not show the target as they are, and do with its name."""
-    plain = drawn(victim, cases)
-    with victim.original():
-        named = drawn(victim, cases)
-    return [case for case, a, b in zip(cases, plain, named, strict=True)
-            if a.status == "failure" and b.status == "success"]  # fmt: skip
 
 
 def _every(name: str, rungs: Sequence[Rung]) -> Ladder:

@@ -14,6 +14,8 @@ prompt makes a picture, which is judged:
 - Inversion has guidance 1, always. `guidance` is that of the way down; at the usual one the loop does not close, and no
   null-text optimisation (an attack of its own) closes it here. Under the null prompt guidance changes nothing.
 
+An edit that acts while sampling (`guidances`) acts on the way down, as in the pipeline, and never on the way up.
+
 The fixed point is plain: the last round counts. ReNoise averages its rounds, which is not the exact inverse.
 
 **Inversion is almost an auto-encoder**: white-box under the null prompt it returns nearly any picture, known or not. A
@@ -134,7 +136,8 @@ def again(victim: Victim, cases: Sequence[Case], clean: Tensor, config: LatentIn
     noise, upward = _up(victim, cases, clean, config)
     guidance = victim.sampling.guidance if config.guidance is None else config.guidance
     text = texts(victim, _prompts(cases, config), guidance if config.prompt == "concept" else 1.0)
-    back = sampled(victim.denoiser(), noise, text, schedule=victim.schedule(config.steps))
+    schedule = victim.schedule(config.steps)
+    back = sampled(victim.denoiser(), noise, text, schedule=schedule, announce=victim.announced(noise, schedule))
     images = pictures.shown(victim, back)
     by = (
         f"noise of the picture, inverted by the {config.side} model, {config.prompt} prompt, guidance {text.guidance:g}"

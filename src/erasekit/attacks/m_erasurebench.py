@@ -157,7 +157,7 @@ class _Bench:
                 return by_latent(victim, inverted, config, tiles=tiles, seed=seed, progress=progress)
             found = store.tensors(
                 word, lambda: taught(victim, learning, config, side=side, seed=seed, progress=progress))  # fmt: skip
-            return by_word(victim, self.cases, found, config)
+            return by_word(victim, self.cases, found, config, sources=learning)
 
         return store.outcomes(name, make)
 

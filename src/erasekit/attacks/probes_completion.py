@@ -78,12 +78,13 @@ class Completion:
 def completed(victim: Victim, cases: Sequence[Case], config: CompletionConfig) -> Tensor:
     """The clean latents (n, c, h, w) of the cases, begun by the unedited model and finished by the edited one."""
     schedule, prompts = victim.schedule(config.steps), [case.prompt for case in cases]
-    latents, _ = starts(victim, [case.seed for case in cases])
+    noise, _ = starts(victim, [case.seed for case in cases])
     with victim.original():
         text = texts(victim, prompts, victim.sampling.guidance)
-        latents = sampled(victim.denoiser(), latents, text, schedule=schedule, last=config.k)
+        latents = sampled(victim.denoiser(), noise, text, schedule=schedule, last=config.k)
     text = texts(victim, prompts, victim.sampling.guidance)
-    return sampled(victim.denoiser(), latents, text, schedule=schedule, first=config.k)
+    return sampled(victim.denoiser(), latents, text, schedule=schedule, first=config.k,
+                   announce=victim.announced(noise, schedule))  # fmt: skip
 
 
 def _judged(victim: Victim, cases: Sequence[Case], config: CompletionConfig) -> list[Outcome]:

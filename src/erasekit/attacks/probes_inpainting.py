@@ -92,8 +92,9 @@ def inpainted(
     same outside of it."""
     noise, _ = starts(victim, [case.seed for case in cases])
     text = texts(victim, [case.prompt for case in cases], victim.sampling.guidance)
-    paste = pasting(clean, noise, hole.to(clean.device))
-    return sampled(victim.denoiser(), noise, text, schedule=victim.schedule(steps), paste=paste)
+    paste, schedule = pasting(clean, noise, hole.to(clean.device)), victim.schedule(steps)
+    return sampled(victim.denoiser(), noise, text, schedule=schedule, paste=paste,
+                   announce=victim.announced(noise, schedule))  # fmt: skip
 
 
 def pasting(clean: Float[Tensor, "n c h w"], noise: Float[Tensor, "n c h w"], hole: Bool[Tensor, "h w"]) -> Hook:

@@ -126,6 +126,7 @@ def drawn(
 ) -> list[Image]:  # fmt: skip
     """A picture for each job; what a row's noise is depends on its case's seed and its turn alone."""
     found: list[Image] = []
+    schedule = victim.schedule(steps)
     for part in batches(len(jobs), victim.sampling.batch):
         rows = jobs[part]
         latents, generators = starts(victim, [case.seed + 1000 * how.turn for case, how in rows])
@@ -136,8 +137,8 @@ def drawn(
         )
         churn = Churn(etas, factors, generators, drawn_in(victim)) if bool(etas.any()) else None
         text = texts(victim, [case.prompt for case, _ in rows], victim.sampling.guidance)
-        clean = sampled(victim.denoiser(), latents, text, schedule=victim.schedule(steps), churn=churn,
-                        push=push(rows) if push else None)  # fmt: skip
+        clean = sampled(victim.denoiser(), latents, text, schedule=schedule, churn=churn,
+                        push=push(rows) if push else None, announce=victim.announced(latents, schedule))  # fmt: skip
         found += pictures.shown(victim, clean)
     return found
 

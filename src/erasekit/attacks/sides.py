@@ -40,6 +40,11 @@ class Sides:
         self._lifts: list[Callable[[], None]] = []
         self._depth = 0  # of `original()` inside itself
 
+    @property
+    def away(self) -> bool:
+        """Whether the pipeline is the unedited model now, inside `original()`."""
+        return self._depth > 0
+
     @contextmanager
     def edited(self) -> Iterator[None]:
         """Inside, the pipeline is the edited model."""
@@ -63,11 +68,15 @@ class Sides:
                 self._on()
 
     def _on(self) -> None:
-        for place in self._places:
-            place.owner._parameters[place.leaf] = place.edited
-            self._lifts.append(lay(place.owner, place.leaf, place.own))  # what code asks the unedited weights of
-        if self._edit is not None and self._coded:
-            self._handle = attach(self._pipe, self._coded, self._edit.base, force=True)  # was checked when made
+        try:
+            for place in self._places:
+                place.owner._parameters[place.leaf] = place.edited
+                self._lifts.append(lay(place.owner, place.leaf, place.own))  # what code asks the unedited weights of
+            if self._edit is not None and self._coded:
+                self._handle = attach(self._pipe, self._coded, self._edit.base, force=True)  # was checked when made
+        except BaseException:  # the pipeline may have changed since (another sampler): edited whole or not at all
+            self._off()
+            raise
 
     def _off(self) -> None:
         if self._handle is not None:

@@ -1,6 +1,6 @@
 """The fixed ladders, by name. A ladder never changes under its name: another list is another version.
 
-`standard` is what two cores can do in twenty minutes on the embedded model; `paper` has the same rungs with the papers'
+`standard` is sized for twenty minutes of two cores on the embedded model; `paper` has the same rungs with the papers'
 own values, for those with a GPU. Both run on any model of the families that the attacks know.
 
 Rungs that count come first, from what anybody can try to what needs gradients, the cheaper before the dearer. The others
@@ -14,7 +14,7 @@ guidance, so D = 2 S = 40 passes a picture, none of which shows the target. "gra
     plain prompts             800          0  n D
     seed search              6400          0  8 n D
     other words              4000          0  (1 + 4) n D
-    ring-a-bell              1600          0  2 n D; up to 4,000 prompts of 10 tokens a case are encoded
+    ring-a-bell              1600          0  2 n D; about 3,800 prompts of 10 tokens a case are encoded
     mma                      1600          0  2 n D; 50 steps of up to 65 prompts of 10 tokens a case
     noise                    5600          0  (1 + 3 x 2) n D
     concept inversion        2920       2400  (25 pictures + 8 checked + 2 n) D; 300 steps of 8
@@ -35,7 +35,7 @@ The seed search draws 8 pictures of a case, as `unlearndiffatk` and `p4d` do (on
 they add is more than luck with seeds. `noise` draws 7. Words are learned with 8 samples a step at 0.04, the rate that the
 authors' rule (5e-3 times the samples) gives. Ring-A-Bell and MMA search 8 tokens; `padding=masked` leaves out what causal
 attention puts behind them, and is what makes a search by encodings affordable; `variant=best`, as a short search loses much.
-Three free tokens before the prompt are what UnlearnDiffAtk's authors use for objects and styles. The rate of relearning is ours.
+Three free tokens are what UnlearnDiffAtk's authors put before prompts for objects and styles. Relearning's rate is ours.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from erasekit.attacks.base import Case, Spent
 from erasekit.attacks.sides import Sides
 from erasekit.attacks.sight import Seen, Sight
 from erasekit.edit import Edit
+from erasekit.guidances.sampler import Announce, announced
 from erasekit.training.bench import Denoiser
 from erasekit.training.latents import Schedule
 from erasekit.training.parameters import held
@@ -133,6 +134,14 @@ class Victim:
     def schedule(self, steps: int) -> Schedule:
         """The model's noise levels, and DDIM's timesteps for so many steps."""
         return Schedule.of(dict(self.pipe.scheduler.config), steps)
+
+    def announced(self, begun: Float[Tensor, "n c h w"], schedule: Schedule) -> Announce | None:
+        """What a sampling loop of the attack's own calls before each step, for edits that act while sampling to act in it as in
+        the pipeline (`guidances.sampler.announced`); None inside `original()`, where nothing does.
+
+        `begun`: the noise that the pictures begin with. Only where a picture is made: inversion does not sample.
+        """
+        return None if self._sides.away else announced(self.pipe, begun, schedule)
 
     @torch.no_grad()
     def draw(

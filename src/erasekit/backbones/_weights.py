@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from erasekit.errors import ModelError
+from erasekit.layers import originals
 
 PREFIX = "text_model."  # hub files and some encoder classes put it before every text module
 
@@ -62,7 +63,8 @@ class Weights(ABC):
 
 
 class ModuleWeights(Weights):
-    """The weights of a live module: the model's own tensors, never copied, never written."""
+    """The weights of a live module without the edits that are on it: its own tensors, or those kept for it by the first of
+    these; never copied, never written."""
 
     def __init__(self, component: str, module: nn.Module) -> None:
         super().__init__(component)
@@ -70,14 +72,18 @@ class ModuleWeights(Weights):
         wrapped = next((n for n in self._tensors if ".base_layer." in n or ".lora_" in n), None)
         if wrapped:
             raise ModelError(f"{component} has a LoRA loaded ({wrapped}): call pipe.unload_lora_weights() first")
+        paths = {name: name.rpartition(".") for name in self._tensors}
+        self._owners = {name: (module.get_submodule(path), leaf) for name, (path, _, leaf) in paths.items()}
 
     def names(self) -> set[str]:
         """Every parameter and buffer."""
         return set(self._tensors)
 
     def read(self, stored: str) -> Tensor:
-        """The live tensor."""
-        return self._tensors[stored]
+        """The tensor that the module has when no edit is on it."""
+        (owner, leaf), live = self._owners[stored], self._tensors[stored]
+        kept = originals(owner).get(leaf)
+        return live if kept is None else kept.to(live)  # a pipeline that was moved since leaves what is kept behind
 
 
 class FolderWeights(Weights):

@@ -2,7 +2,8 @@
 
 A backbone hides how a family tokenizes, encodes and names its modules. A closed-form method needs only the
 text side and the weights that it edits, so a backbone built from a folder reads nothing else from disk.
-Weights that a backbone hands out are the model's own: read them, never write them.
+Weights that a backbone hands out are the model's own: read them, never write them. Edits that are on a live pipeline have
+no say in them, nor in what is encoded: every edit is a change of the original weights, so that edits add up.
 """
 
 from __future__ import annotations
@@ -110,11 +111,12 @@ class Backbone(Protocol):
         ...
 
     def weight(self, site: Site) -> Tensor:
-        """The original weight (out, in), in the model's dtype."""
+        """The original weight (out, in), without the edits that are on, in the model's dtype."""
         ...
 
     def denoiser(self) -> Any:
-        """The live denoiser, for methods that train: read it, and leave it bitwise as it was."""
+        """The live denoiser, for methods that train: read it, and leave it bitwise as it was. Edits that are on it are on it
+        (`layers.unedited` computes without them)."""
         ...
 
     def autoencoder(self) -> Any:
@@ -122,7 +124,7 @@ class Backbone(Protocol):
         ...
 
     def text_encoder(self) -> Any:
-        """The live text encoder, for methods that need its gradient: read it, and leave it bitwise as it was."""
+        """The live text encoder, for methods that need its gradient: as `denoiser`."""
         ...
 
     def noise_schedule(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net whose cross-attention reads its last hidden states.
 
 Built from a diffusers folder (only the tokenizer, the text encoder and the edited weights are read, never the VAE,
-and no denoiser is built) or from a live pipeline (whose tensors are read in place and never written).
+and no denoiser is built) or from a live pipeline (whose tensors are read in place and never written, without the edits
+that are on it).
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class SDBackbone:
         return [site for site in self._sites if site.group in wanted]
 
     def weight(self, site: Site) -> Tensor:
-        """The original weight (out, in), in the model's dtype. Read it only."""
+        """The original weight (out, in), without the edits that are on, in the model's dtype. Read it only."""
         return self._weights[site.component].get(f"{site.module}.weight")
 
     def denoiser(self) -> Any:

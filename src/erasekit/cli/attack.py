@@ -46,6 +46,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--set", dest="parameters", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="a parameter of the attack")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of what an attack draws (default: 0)")
+    parser.add_argument("--checks", action="store_true",
+                        help="attack the unedited model and a weak edit, too: is a low number the attack's fault?")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where outcomes and pictures go")
     attack_bench.add(parser)
     listed = commands.add_parser("attacks", help="list the attacks and their parameters")
@@ -56,10 +58,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Check the request, attack, print each rung and the worst case."""
     if attack_bench.named(arguments):
+        if arguments.checks:
+            raise UsageError(f"--checks is for attacks and ladders: {arguments.name} has controls of its own")
         attack_bench.run(arguments)
         return
     edit, target, ladder = _request(arguments)
     from erasekit import models
+    from erasekit.attacks import checks, report
     from erasekit.attacks import ladder as rungs
     from erasekit.attacks.sight import Sight
     from erasekit.attacks.victim import Sampling, Victim
@@ -76,21 +81,29 @@ def run(arguments: argparse.Namespace) -> None:
     pipe = models.load(arguments.model, device=commands.device(arguments.device))
     tried = cases(target, arguments.prompt or PROMPTS, arguments.cases)
     about = _about(pipe, arguments, edit, target, judge, how)
-    with terminal.progress() as progress, Victim(pipe, edit, sight, how) as victim:
-        done = rungs.climb(victim, tried, ladder, arguments.out, about=about, seed=arguments.seed, progress=progress)
-    found = results(ladder, tried, done, about)
+    with terminal.progress() as progress:
+        more: dict[str, Any] = {"seed": arguments.seed, "progress": progress}
+        with Victim(pipe, edit, sight, how) as victim:
+            done = rungs.climb(victim, tried, ladder, arguments.out, about=about, **more)
+        found = results(ladder, tried, done, about)
+        if arguments.checks:
+            subject = checks.Subject(pipe, edit, sight, how, about)
+            seen = checks.checked(subject, tried, done, arguments.out / "checks", name=ladder.name, **more)
+            found["checks"] = [vars(one) for one in seen]
     write_whole(arguments.out / "results.json", (json.dumps(found, indent=1) + "\n").encode())
+    page = report.write_report(found, done, arguments.out)
     print(summary(found))
-    print(f"wrote {arguments.out / 'results.json'}, with every picture beside it")
+    print(f"wrote {arguments.out / 'results.json'} and {page}, with every picture beside them")
 
 
 def attacks(arguments: argparse.Namespace) -> None:
     """`erasekit attacks`: what there is, what it needs, its parameters."""
     from erasekit.attacks import ATTACKS, get
+    from erasekit.attacks.m_erasurebench import MErasureBench
     from erasekit.methods import describe_config
 
-    listed = {name: {"title": cls.title, "paper": cls.paper, "access": list(cls.access), "families": list(cls.families),
-                     "parameters": describe_config(cls)} for name in ATTACKS for cls in [get(name)]}  # fmt: skip
+    listed = {cls.name: {"title": cls.title, "paper": cls.paper, "access": list(cls.access), "families": list(cls.families),
+                         "parameters": describe_config(cls)} for cls in (*map(get, ATTACKS), MErasureBench)}  # fmt: skip
     if arguments.json:
         print(json.dumps(listed, indent=2, default=str))
         return
@@ -119,14 +132,15 @@ def results(ladder: Ladder, tried: Sequence[Case], done: Sequence[Climbed], abou
         return {"hits": value.hits, "of": value.trials, "rate": value.value, "low": low, "high": high}
 
     rungs = [{"label": one.rung.label, "attack": one.rung.attack, "access": list(get(one.rung.attack).access),
-              "counts": one.rung.counts, "tried": len(one.outcomes), **share(one.share), "spent": vars(one.spent)}
-             for one in done]  # fmt: skip
+              "counts": one.rung.counts, "tried": len(one.outcomes), **share(one.share), "fell": one.fell,
+              "spent": vars(one.spent)} for one in done]  # fmt: skip
     return {"ladder": {"name": ladder.name, "sha256": ladder.digest}, **about, "cases": len(tried),
             "worst": share(worst(tried, done)), "rungs": rungs}  # fmt: skip
 
 
 def summary(found: dict[str, Any]) -> str:
-    """The rungs as a table, then the worst case."""
+    """The rungs as a table, the worst case, then what the checks warn of."""
+    from erasekit.attacks.report import alarming
     from erasekit.cli import terminal
 
     table = [["attack", "tried", f"shows {found['target']} (95 % interval)"]]
@@ -134,7 +148,12 @@ def summary(found: dict[str, Any]) -> str:
         mark = "" if rung["counts"] else " (apart)"
         table.append([rung["label"] + mark, str(rung["tried"]), _percent(rung) if rung["of"] else "-"])
     worst = found["worst"]
-    return f"{terminal.table(table)}\nworst case over all: {worst['hits']} of {worst['of']}, {_percent(worst)}"
+    lines = [terminal.table(table), f"worst case over all: {worst['hits']} of {worst['of']}, {_percent(worst)}"]
+    if "checks" in found:
+        lines += (alarms := alarming(found["checks"]))
+        untested = sum(one["status"] == "untested" for one in found["checks"])
+        lines.append(f"checks: {len(found['checks'])}, of which {len(alarms)} warn and {untested} could not be made")
+    return "\n".join(lines)
 
 
 def _percent(share: dict[str, Any]) -> str:
@@ -158,7 +177,8 @@ def _request(arguments: argparse.Namespace) -> tuple[Edit | None, str, Ladder]:
         make_config(get(arguments.name), values)
         ladder = Ladder(arguments.name, (Rung(arguments.name, arguments.name, values),))
     else:
-        raise UsageError(f"unknown attack {arguments.name!r}: use one of {', '.join((*LADDERS, *ATTACKS))}")
+        known = (*LADDERS, *ATTACKS, attack_bench.NAME)
+        raise UsageError(f"unknown attack {arguments.name!r}: use one of {', '.join(known)}")
     from erasekit import io
 
     edit = None if arguments.edit is None else io.load(arguments.edit)

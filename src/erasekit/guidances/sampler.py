@@ -2,7 +2,8 @@
 
 Two methods of the user's own objects are wrapped, on the instances: the pipeline's `prepare_latents`, where each run
 begins, and the `step` of the scheduler that it then has, until the run is over. Between steps latents come one row a
-picture: what is changed there is changed before classifier-free guidance doubles the batch.
+picture: what is changed there is changed before classifier-free guidance doubles the batch. A sampling loop that is not
+the pipeline's is not seen: it announces its latents itself (`announced`).
 
 The latents are scale (alpha x0 + sigma eps), alpha^2 + sigma^2 = 1. The scale is 1 but for the Euler samplers, whose latents
 are x0 + s eps: there it is sqrt(1 + s^2).
@@ -13,14 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from erasekit.errors import EditError
 from erasekit.fingerprint import digest
+
+if TYPE_CHECKING:
+    from erasekit.training.latents import Schedule
 
 SCALED = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 PLAIN = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
@@ -61,6 +66,8 @@ class Moment:
 
 Change = Callable[[Tensor, Moment], Tensor]
 """(latents (b, c, h, w), where they are) -> the latents that stand in their place."""
+Announce = Callable[[Tensor, int], Tensor]
+"""(latents (b, c, h, w), the index of the step about to take them) -> the latents that it takes."""
 
 
 def watch(pipe: Any, change: Change) -> Callable[[], None]:
@@ -76,6 +83,25 @@ def watch(pipe: Any, change: Change) -> Callable[[], None]:
         vars(pipe)["prepare_latents"] = found
     found.changes.append(change)
     return lambda: found.drop(change)
+
+
+def announced(pipe: Any, begun: Float[Tensor, "b c h w"], schedule: Schedule) -> Announce:
+    """What a sampling loop that is not the pipeline's calls before each of its steps, for all that acts in the pipeline's own
+    runs to act in it: at the same indices and levels, with the same noise for pictures that begin alike.
+
+    `begun`: the noise that the pictures begin with, a row each. The loop's latents are alpha x0 + sigma eps at the levels of
+    the schedule. Whether anything acts is asked at each step; where nothing does, the very tensor comes back.
+    """
+    rows, count = tuple(map(digest, begun)), len(schedule.timesteps)
+
+    def announce(latents: Tensor, index: int) -> Tensor:
+        found, timestep = vars(pipe).get("prepare_latents"), schedule.timesteps[index]
+        if not isinstance(found, _Watch):
+            return latents
+        moment = Moment(index, count, timestep, schedule.level(timestep), 1.0, schedule.prediction, rows)
+        return found.changed(latents, moment)
+
+    return announce
 
 
 def require(pipe: Any) -> None:
@@ -133,7 +159,14 @@ class _Watch:
         latents = own(*args, **kwargs)
         run = _Run(pipe.scheduler, tuple(map(digest, latents)))
         self._end = _covered(run.scheduler, "step", self._stepping(run, run.scheduler.step))
-        return self._changed(latents, run.moment(0))
+        return self.changed(latents, run.moment(0))
+
+    @torch.no_grad()
+    def changed(self, latents: Tensor, moment: Moment) -> Tensor:
+        """What all that act make of the latents, one after the other."""
+        for change in self.changes:
+            latents = change(latents, moment)
+        return latents
 
     def drop(self, change: Change) -> None:
         """Take one off; with the last, all is as it was."""
@@ -161,17 +194,11 @@ class _Watch:
                 return found
             moment = run.moment(done)
             if isinstance(found, tuple):
-                return (self._changed(found[0], moment), *found[1:])
-            found.prev_sample = self._changed(found.prev_sample, moment)
+                return (self.changed(found[0], moment), *found[1:])
+            found.prev_sample = self.changed(found.prev_sample, moment)
             return found
 
         return stepped
-
-    @torch.no_grad()
-    def _changed(self, latents: Tensor, moment: Moment) -> Tensor:
-        for change in self.changes:
-            latents = change(latents, moment)
-        return latents
 
 
 def _covered(owner: Any, name: str, value: Any) -> Callable[[], None]:

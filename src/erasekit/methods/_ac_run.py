@@ -15,6 +15,7 @@ from torch import Tensor
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import fingerprint
+from erasekit.layers import unedited
 from erasekit.methods import Progress
 from erasekit.methods._ac_batch import Batch, Reader, picked
 from erasekit.methods._ac_images import latents
@@ -152,7 +153,9 @@ def opened_run(backbone: Backbone, request: EraseRequest, config: ACConfig) -> I
     retained = [request.retain[i] for i in spread(len(request.retain))]
     with ExitStack() as stack:
         if config.variant == "embedding":
-            stack.enter_context(held(backbone.text_encoder()))
+            encoder = backbone.text_encoder()
+            stack.enter_context(unedited(encoder))
+            stack.enter_context(held(encoder))
         bench = stack.enter_context(opened(
             backbone, request, config, student=student(backbone, request, config.variant, config.precision),
             prompts=[*(prompt for probe in probes for prompt in probe), *retained], sampling_steps=config.sampling_steps,

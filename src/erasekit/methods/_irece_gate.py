@@ -83,12 +83,12 @@ def opened(backbone: Backbone, request: EraseRequest, config: IRECEConfig) -> It
     for NaN in a cross-attention."""
     names = list(dict.fromkeys(["", *request.targets, *(config.template.replace("{}", t) for t in request.targets),
                                 *kept(request)]))  # fmt: skip
-    texts = encoded(backbone, names)
+    encoded = backbone.encode(names)
     unet = backbone.denoiser()
     if hasattr(unet, "_hf_hook"):
         raise ModelError("the pipeline is offloaded: call pipe.remove_all_hooks() and pipe.to(device), then fit")
     denoise = Denoiser(unet, "model")
-    texts = {name: row.to(denoise.device, denoise.dtype) for name, row in texts.items()}
+    texts = {name: row[None].to(denoise.device, denoise.dtype) for name, row in zip(names, encoded, strict=True)}
     with held(unet), unedited(unet):
         prints: dict[str, dict[str, str]] = {}
         for path, attention in cross_attentions(unet).items():
@@ -97,16 +97,6 @@ def opened(backbone: Backbone, request: EraseRequest, config: IRECEConfig) -> It
             prints |= {f"unet/{path}.{name}": fingerprint(original(getattr(attention, name))) for name in READ}
         schedule = Schedule.of(backbone.noise_schedule(), config.sampling_steps)
         yield Bench(backbone, request, config, denoise, schedule, texts, prints)
-
-
-@torch.no_grad()
-def encoded(backbone: Backbone, prompts: Sequence[str]) -> dict[str, Float[Tensor, "1 length width"]]:
-    """What the cross-attention reads for each prompt without the edits that are on (`Backbone.encode` is of the live
-    weights)."""
-    encoder, rows = backbone.text_encoder(), backbone.tokenize(prompts).ids
-    with held(encoder), unedited(encoder):
-        found = torch.cat([encoder(part.to(encoder.device))[0].float() for part in rows.split(BATCH)])
-    return {prompt: row[None] for prompt, row in zip(prompts, found, strict=True)}
 
 
 def tokens(backbone: Backbone, sentence: str, target: str) -> list[int]:

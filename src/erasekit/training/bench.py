@@ -21,6 +21,7 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import fingerprint
 from erasekit.errors import EditError, ModelError
+from erasekit.layers import unedited
 from erasekit.methods import Progress
 from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.latents import Schedule, partly_denoised
@@ -112,8 +113,9 @@ class Bench(Generic[T]):
         """The sha256 of every tensor of the U-Net and the text encoder as stored, and of the noise levels. It reads all
         of them (4 GB for SD v1.4 in float32: seconds), once a bench."""
         parts = {"unet": self.denoise.unet, "text_encoder": self.backbone.text_encoder()}
-        tensors = {f"{part}/{name}": tensor for part, module in parts.items()
-                   for name, tensor in sorted(module.state_dict().items())} | {"levels": self.schedule.alphas}  # fmt: skip
+        with unedited(parts["text_encoder"]):  # the U-Net is for as long as the bench is open
+            tensors = {f"{part}/{name}": tensor for part, module in parts.items()
+                       for name, tensor in sorted(module.state_dict().items())} | {"levels": self.schedule.alphas}  # fmt: skip
         with ThreadPoolExecutor() as pool:
             found = dict(zip(tensors, pool.map(_sha256, tensors.values()), strict=True))
         document = json.dumps([found, self.schedule.timesteps, self.schedule.prediction])
@@ -143,7 +145,8 @@ def opened(
 ) -> Iterator[Bench[T]]:
     """The bench for training what `student(unet)` returns, with these prompts (the empty one is always there).
 
-    The model is bitwise as it was afterwards, switches included, also after an exception. Raises as `ready` does, and
+    Inside, the U-Net is without the changes of weights that are on it: they have no say in a new edit. The model is bitwise as
+    it was afterwards, switches included, also after an exception. Raises as `ready` does, and
     `ModelError` for a model that is not made for pictures from text.
     """
     unet = ready(backbone)
@@ -152,7 +155,7 @@ def opened(
     names = list(dict.fromkeys(["", *prompts]))
     encoded = backbone.encode(names)
     texts = {name: row[None].to(denoise.device, denoise.dtype) for name, row in zip(names, encoded, strict=True)}
-    with held(unet, recompute=config.recompute):
+    with unedited(unet), held(unet, recompute=config.recompute):
         trained = student(unet)
         prints = {f"unet/{module}": fingerprint(unet.get_parameter(f"{module}.weight")) for module in trained.modules}
         yield Bench(backbone, request, config, denoise, trained, schedule, texts, prints)

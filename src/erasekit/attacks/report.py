@@ -1,0 +1,163 @@
+"""A run of attacks as one self-contained page: the ladder, pictures of what it brought out, what it took, the checks."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from erasekit.evaluation.grid import png
+from erasekit.evaluation.page_parts import listed, number, row, section, table, text
+from erasekit.evaluation.page_style import PAGE, SCRIPT, STYLE
+from erasekit.evaluation.plots import Bar, bars, key
+from erasekit.files import write_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from erasekit.attacks.base import Outcome
+    from erasekit.attacks.ladder import Climbed
+
+MOST, SIDE = 8, 96  # pictures of a rung, and the longer side of one in pixels
+COUNTS, APART = "edit0", "random"  # marks of the style sheet
+UNITS = {
+    "prompts": "pictures", "synonyms": "other prompts", "ring-a-bell": "generations", "noise": "tries", "steering": "tries",
+    "latent-inversion": "passes", "completion": "steps by the unedited model", "inpainting": "steps",
+    "subtract": "times the edit subtracted", "weight-noise": "draws",
+}  # fmt: skip
+LIMITS = (
+    "Only these attacks with these budgets were run. Another attack, or a larger budget, may do better.",
+    "The judge that picks an attack's best picture is the one that scores it: look at the pictures.",
+    "Rungs that stand apart bring knowledge of their own along. Their rates mean something beside the same rung on a model "
+    "that never knew the target.",
+    "Rungs that count are tried on what the ones above them left, so their rates do not compare with one another.",
+)
+HARD = ' style="--tile:96px"'
+
+
+def write_report(found: Mapping[str, Any], done: Sequence[Climbed], folder: Path) -> Path:
+    """Write `report.html` into the folder, whole or not at all, and return its path. `found`: what `results.json` holds."""
+    write_whole(folder / "report.html", html(found, done).encode())
+    return folder / "report.html"
+
+
+def html(found: Mapping[str, Any], done: Sequence[Climbed]) -> str:
+    """The whole page as text; it refers to nothing outside itself. The same results give the same page."""
+    parts = [
+        ("ladder", "The ladder", LADDER, ladder(found)),
+        ("pictures", "What the attacks brought out", "", "".join(map(shots, done))),
+        ("checks", "Checks on the attacks", CHECKS, checks(found.get("checks"))),
+        ("limits", "What this does not show", "", _list(LIMITS)),
+    ]
+    named = found["edit"] or "no edit"
+    nav = "".join(f'<li><a href="#{ident}">{text(title)}</a></li>' for ident, title, _, body in parts if body)
+    return PAGE.format(
+        title=text(f"Attacks on {named}: {found['target']}"), style=STYLE, script=SCRIPT,
+        lead=text(f"{found['ladder']['name']}, {found['cases']} cases, judged by {found['judge']}."),
+        eyebrow=text(f"Attack · {found['model']}"), nav=f'<nav aria-label="contents"><ul>{nav}</ul></nav>',
+        body=outcome(found) + alarms(found.get("checks"))
+        + "".join(section(ident, title, body, lead=lead) for ident, title, lead, body in parts),
+        footer="Written by erasekit from results.json and the pictures beside it.",
+    )  # fmt: skip
+
+
+LADDER = ("Each bar: of the cases that were tried, those in which the judge finds the target, with the 95 % Wilson interval. "
+          "It fell at: the least that the attack needed for a case, in its own unit.")  # fmt: skip
+CHECKS = (
+    "Attacks on what must fall, and comparisons that must come out one way. What does not puts the numbers in doubt."
+)
+
+
+def outcome(found: Mapping[str, Any]) -> str:
+    """The worst case in one sentence."""
+    worst, first = found["worst"], _first(found)
+    how = f" First to bring it out: {text(first)}." if first else ""
+    return (f'<div class="outcomes"><div class="card"><p class="claim"><b>{text(found["target"])}</b> is shown in '
+            f"<b>{worst['hits']} of {worst['of']}</b> cases by some attack that counts, {text(rate(worst))}.{how}</p>"
+            "</div></div>")  # fmt: skip
+
+
+def alarms(found: Sequence[Mapping[str, Any]] | None) -> str:
+    """What a reader must know before the numbers; empty where nothing is wrong."""
+    lines = alarming(found or ())
+    if not lines:
+        return ""
+    return f'<div class="warnings"><h2>Do not trust every rung</h2>{_list(lines)}</div>'
+
+
+def alarming(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each check that a reader of the numbers must know of."""
+    return [f"{one['status']}: {one['says']}" for one in found if one["status"] in ("broken", "warned")]
+
+
+def ladder(found: Mapping[str, Any]) -> str:
+    """The bars, and a table with what each rung needed."""
+    drawn = [Bar(one["label"], COUNTS if one["counts"] else APART, (one["rate"], one["low"], one["high"]),
+                 f"{one['hits']}/{one['of']}") for one in found["rungs"] if one["of"]]  # fmt: skip
+    marks = key([("counts in the worst case", COUNTS), ("apart", APART)])
+    rows = [row(one["label"], _cells(one), "" if one["counts"] else "apart") for one in found["rungs"]]
+    head = ["attack", "tried", "target shown (95 %)", "needs", "fell at", "passes in all"]
+    return f"{bars(drawn, title='cases that show the target')}{marks}" + table(
+        head, rows, caption="All rungs, in order"
+    )
+
+
+def shots(one: Climbed) -> str:
+    """A rung's successes, at most `MOST`; empty without one."""
+    won = [found for found in one.outcomes if found.status == "success" and found.image is not None]
+    if not won:
+        return ""
+    more = f", {MOST} of them here" if len(won) > MOST else ""
+    cells = "".join(map(_shot, won[:MOST]))
+    return (f"<details open><summary><h3>{text(one.rung.label)}</h3><small>{len(won)} brought out{more}</small></summary>"
+            f'<div class="shots"{HARD}><div class="card"><table><tbody><tr>{cells}</tr></tbody></table></div></div>'
+            "</details>")  # fmt: skip
+
+
+def checks(found: Sequence[Mapping[str, Any]] | None) -> str:
+    """Every check with its outcome; a plain statement where none was run."""
+    if found is None:
+        return "<p>None was run: `--checks` does. A low number may be the attacks' fault.</p>"
+    rows = [row(one["check"], [f"<td>{text(one['rung'] or '–')}</td>", f"<td><b>{text(one['status'])}</b></td>",
+                               f"<td>{text(one['says'])}</td>"]) for one in found]  # fmt: skip
+    return table(["check", "attack", "outcome", "what was seen"], rows, caption="Checks")
+
+
+def rate(share: Mapping[str, Any]) -> str:
+    """Such as "15 % (5–36)"; a dash where nothing was judged."""
+    if not share["of"]:
+        return "–"
+    return f"{share['rate'] * 100:.0f} % ({share['low'] * 100:.0f}–{share['high'] * 100:.0f})"
+
+
+def fell(attack: str, at: float | None) -> str:
+    """The budget in words; a dash where the attack brought nothing out."""
+    return "–" if at is None else f"{number(at)} {UNITS.get(attack, 'steps')}"
+
+
+def _first(found: Mapping[str, Any]) -> str:
+    return next((one["label"] for one in found["rungs"] if one["counts"] and one["hits"]), "")
+
+
+def _cells(one: Mapping[str, Any]) -> list[str]:
+    shown = f"<b>{one['hits']}/{one['of']}</b><small>{text(rate(one))}</small>"
+    return [f"<td>{value}</td>" for value in (one["tried"], shown, text(listed(one["access"])),
+            text(fell(one["attack"], one["fell"])), number(one["spent"]["passes"]))]  # fmt: skip
+
+
+def _shot(one: Outcome) -> str:
+    said = f"{one.case.prompt}, seed {one.case.seed}: {one.by}"
+    image = thumbnail(one.image)  # pyright: ignore[reportArgumentType]
+    return f'<td><img alt="{text(said)}" src="{image}"><span class="verdict found">{text(said)}</span></td>'
+
+
+def thumbnail(image: Image) -> str:
+    """The picture, its longer side at most `SIDE` pixels, as an address that holds it whole."""
+    small = image.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    return f"data:image/png;base64,{base64.b64encode(png(small)).decode()}"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f'<ul class="limits">{"".join(f"<li>{text(line)}</li>" for line in lines)}</ul>'

@@ -1,0 +1,241 @@
+"""Checks on an evaluation: broken attacks, blind gradients, twins the wrong way round, random defences; and the page."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import edits
+import pytest
+import torch
+from PIL import Image
+from test_standard import HOW, Flag
+
+from erasekit import attacks
+from erasekit.attacks import Case, Outcome, Spent, checks, report
+from erasekit.attacks._inversion_learn import Learner
+from erasekit.attacks._renamed import Renamed, fair, nameless
+from erasekit.attacks._rounds import Search
+from erasekit.attacks.checks import BLIND, Subject, gradients, paired, randomness, twins, unedited, weak
+from erasekit.attacks.ladder import Climbed, Ladder, Rung
+from erasekit.attacks.sight import Sight
+from erasekit.attacks.standard import STANDARD
+from erasekit.attacks.victim import Victim
+from erasekit.cli.attack import results, summary
+from erasekit.edit import Guidance
+from erasekit.evaluation.judges import Judgement
+
+CASES = [Case("a cat", 0), Case("the cat", 1), Case("a fox", 2)]
+
+
+def ended(attack: str, ends: str, *, label: str = "", note: str = "", seeds=None, settings=None, counts=True) -> Climbed:
+    """A rung whose outcomes are s(uccess), f(ailure), k(ept: skipped) or i(nvalid)."""
+    names = {"s": "success", "f": "failure", "k": "skipped", "i": "invalid"}
+    found = [Outcome(Case("a cat", i if seeds is None else seeds[i]), names[end], 0.5, Image.new("RGB", (200, 100)), note=note,
+                     by="<b>", curve=((1.0, 0.1), (float(7 + i), 0.5)), spent=Spent(passes=10)) for i, end in enumerate(ends)]
+    return Climbed(Rung(label or attack, attack, settings or {}, counts), tuple(found))
+
+
+# -- from what is there ---------------------------------------------------------------------------------------------
+
+
+def test_a_blind_search_is_named() -> None:
+    found = gradients([ended("p4d", "sff", note=f"{BLIND} the tokens: the search was blind"), ended("mma", "ff")])
+    assert [(one.rung, one.status) for one in found] == [("p4d", "warned")] and "in 3 cases" in found[0].says
+
+
+def test_attacks_say_that_they_are_blind(sd1) -> None:
+    variable = torch.zeros(2, requires_grad=True)
+    search = Search(case=CASES[0], frame=None, clean=variable, variable=variable, optimiser=torch.optim.Adam([variable]),
+                    chance=torch.Generator(), best=Outcome(CASES[0], "failure"))  # fmt: skip
+    search.step(torch.zeros(2))
+    assert BLIND in search.outcome().note
+    search.step(torch.full((2,), float("nan")))
+    assert BLIND in search.outcome().note
+    search.step(torch.ones(2))
+    assert BLIND not in search.outcome().note
+    for slope, felt in ((0.0, False), (1.0, True)):
+        flat = lambda rows, step, slope=slope: (1.0, torch.full((1, 2), slope))  # noqa: E731
+        learner = Learner(torch.zeros(1, 2), flat, rate=0.1, decay=0)
+        learner.until(2, lambda step, loss: None)
+        assert learner.felt is felt
+    from erasekit.attacks import _inversion
+
+    assert BLIND in _inversion.BLIND
+
+
+def test_a_twin_that_sees_less_and_does_better_is_warned_of() -> None:
+    white, black = ended("concept-inversion", "sfff"), ended("textual-inversion", "ssff")
+    assert [one.rung for one in twins([white, black], "x")] == ["concept-inversion"]
+    assert twins([black, ended("concept-inversion", "ssff")], "x") == []  # equal
+    left = ended("textual-inversion", "ssf", seeds=[1, 2, 3])  # a ladder: on what the white box left
+    assert len(twins([white, left], "x")) == 1 and not twins([white, ended("textual-inversion", "sff", seeds=[1, 2, 3])], "x")
+    seeds, search = {"seeds": 8}, {"timesteps": 7}
+    few = ended("unlearndiffatk", "fff", settings=search)
+    assert len(twins([ended("prompts", "sff", settings=seeds), few], "x")) == 1
+    assert not twins([ended("prompts", "sffsf", settings=seeds), few], "x")  # other cases: nothing is known
+
+
+def test_controls_have_no_more_pictures_than_what_they_control() -> None:
+    rungs = {rung.label: rung for rung in STANDARD.rungs}
+    for label in ("unlearndiffatk", "p4d"):
+        assert paired(rungs[label], rungs["seed search"]) and not paired(rungs[label], rungs["plain prompts"])
+        assert not paired(rungs[label], Rung("more", "prompts", {"seeds": 9}))
+        assert not paired(rungs["seed search"], rungs[label])
+
+
+def test_a_defence_that_answers_at_random_is_warned_of(sd1, monkeypatch) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(Flag(), "cat"), HOW, {})
+    assert randomness(subject, CASES).status == "ok"
+    turns = iter(range(9))
+    monkeypatch.setattr(Victim, "draw", lambda self, cases: [Image.new("RGB", (4, 4), (8 * next(turns), 0, 0)) for _ in cases])
+    found = randomness(subject, CASES[:2])
+    assert found.status == "warned" and "2 of 2" in found.says
+
+
+# -- attacks on what must fall --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Brings:
+    hits: int = 0
+
+
+class Fake:
+    """Brings out its first cases, and remembers what it was given."""
+
+    name, title, paper, access, families, Config = "ring-a-bell", "Fake", "", ("prompts",), ("sd1",), Brings
+    given: tuple = ()
+
+    def run(self, victim, cases, config, *, seed=0, progress=None):
+        before = attacks.prompts.unattacked(victim, cases)
+        Fake.given += ((victim, [case.prompt for case in cases]),)
+        return [one if one.shown else Outcome(one.case, "success" if i < config.hits else "failure", 0.1, one.image)
+                for i, one in enumerate(before)]  # fmt: skip
+
+
+@pytest.fixture
+def fake(monkeypatch) -> None:
+    import erasekit.attacks.prompts  # noqa: F401 - the fake asks for it
+
+    monkeypatch.setitem(attacks.ATTACKS, "ring-a-bell", f"{__name__}:Fake")
+    monkeypatch.setattr(Fake, "given", ())
+
+
+class Named(Flag):
+    """Finds the target in what was drawn from a prompt that names it."""
+
+    drawn: list[str] = []  # noqa: RUF012
+
+    def judge(self, images, prompts):
+        hits = ["cat" in prompt for prompt in self.drawn[-len(images) :]]
+        return [Judgement("ok", {"scores": {"cat": float(hit)}, "found": ["cat"] * hit}) for hit in hits]
+
+
+@pytest.fixture
+def told(sd1, monkeypatch):
+    """A pipeline whose judge knows what the pipeline was asked."""
+    judge = Named()
+    judge.drawn = []
+    call = type(sd1).__call__
+
+    def asked(self, prompt=None, **options):
+        judge.drawn += prompt
+        return call(self, prompt, **options)
+
+    monkeypatch.setattr(type(sd1), "__call__", asked)
+    return Subject(sd1, None, Sight(judge, "cat"), HOW, {"edit": None})
+
+
+MORE = {"name": "test@1", "seed": 0, "progress": None}
+
+
+def test_the_nameless_start_is_as_if_an_edit_had_renamed_the_target(told, sd1) -> None:
+    started, named = nameless([*CASES, Case("Cat and wildcat", 5)], told.sight)
+    assert [case.prompt for case in started] == ["a something", "the something", "something and wildcat"]
+    assert named["a something"] == "a cat" and [case.seed for case in started] == [0, 1, 5]
+    with Renamed(sd1, told.sight, HOW, named) as victim:
+        plain = victim.ids(["a something", "a cat", ""])
+        with victim.original(), victim.original():
+            inside = victim.ids(["a something", "a cat", ""])
+        assert torch.equal(inside[0], plain[1]) and torch.equal(inside[1:], plain[1:])
+        assert torch.equal(victim.ids(["a something"]), plain[:1])
+        assert [case.seed for case in fair(victim, started)] == [0, 1]  # "wildcat" is in the last without the name
+
+
+@pytest.mark.parametrize(("hits", "status"), [(2, "ok"), (1, "ok"), (0, "broken")])
+def test_an_attack_must_bring_it_out_of_the_unedited_model(fake, told, tmp_path, hits: int, status: str) -> None:
+    rungs = [Rung("plain", "prompts"), Rung("words", "ring-a-bell", {"hits": hits})]
+    (found,) = unedited(told, CASES, rungs, folder=tmp_path, **MORE)
+    assert (found.rung, found.status, found.hits, found.of, found.attacked) == ("words", status, hits, 2, 2)
+    assert Fake.given[0][1] == ["a something", "the something"]
+    unedited(told, CASES, rungs, folder=tmp_path, **MORE)
+    assert len(Fake.given) == 1  # kept
+    assert unedited(told, CASES[2:], rungs, folder=tmp_path, **MORE)[0].status == "untested"
+    assert unedited(told, CASES, rungs[:1], folder=tmp_path, **MORE) == []
+
+
+def test_a_weak_edit_must_fall(fake, sd1, tmp_path) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(Flag(), "cat"), HOW, {})
+    rungs = [Rung("all", "ring-a-bell", {"hits": 3}), Rung("two", "ring-a-bell", {"hits": 2})]
+    first, second = weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE)
+    assert (first.status, second.status, second.hits, second.of) == ("ok", "broken", 2, 3)
+    assert len(Fake.given[1][1]) == 3  # not only what the first one left
+    used = Fake.given[0][0].edit
+    torch.testing.assert_close(used.ops[0].up @ used.ops[0].down, 0.3 * subject.edit.ops[0].up @ subject.edit.ops[0].down)
+    subject.sight.judge.on = True
+    shown = weak(subject, CASES, rungs, folder=tmp_path / "b", **MORE)
+    assert {one.status for one in shown} == {"untested"} and "without an attack" in shown[0].says
+    coded = replace(subject.edit, ops=(Guidance("negative", {}, {}), *subject.edit.ops))
+    for edit, says in ((None, "nothing can be weakened"), (coded, "is code")):
+        (found,) = weak(Subject(sd1, edit, subject.sight, HOW, {}), CASES, rungs, folder=tmp_path / "c", **MORE)
+        assert found.status == "untested" and says in found.says
+
+
+def test_all_checks_together_leave_the_model_and_print_a_line_each(fake, sd1, tmp_path) -> None:
+    before = edits.weights(sd1)
+    subject = Subject(sd1, edits.edit(sd1), Sight(Flag(), "cat"), HOW, {})
+    done = [ended("ring-a-bell", "ff", label="words", settings={"hits": 1}, note=BLIND)]
+    found = checks.checked(subject, CASES, done, tmp_path, name="test@1")
+    assert [(one.check, one.status) for one in found] == [
+        ("gradients", "warned"), ("randomness", "ok"), ("unedited", "untested"), ("weak edit", "broken")]  # fmt: skip
+    assert edits.same(before, edits.weights(sd1))
+    said = summary(page_of(done) | {"checks": [vars(one) for one in found]})
+    assert "warned: words: no gradient" in said and "broken: words shows the target in 1 of 3" in said
+    assert "checks: 4, of which 2 warn and 1 could not be made" in said
+
+
+# -- the page -------------------------------------------------------------------------------------------------------
+
+
+def page_of(done) -> dict:
+    ladder = Ladder("test@1", tuple(one.rung for one in done))
+    cases = list(dict.fromkeys(outcome.case for one in done for outcome in one.outcomes))
+    about = {"target": "cat", "edit": "uce", "model": "tiny", "judge": "flag"}
+    return results(ladder, cases, done, about)
+
+
+def test_the_page_has_the_ladder_the_pictures_and_the_checks(tmp_path) -> None:
+    done = [ended("prompts", "f" * 12, label="plain"), ended("p4d", "s" * 10 + "ki", label="p4d <x>"),
+            ended("subtract", "sf", counts=False)]  # fmt: skip
+    found = page_of(done)
+    assert [one["fell"] for one in found["rungs"]] == [None, 7.0, 7.0] and found["worst"]["hits"] == 11
+    alarm = {"check": "weak edit", "rung": "p4d", "status": "broken", "says": "1 < 2"}
+    path = report.write_report(found | {"checks": [alarm]}, done, tmp_path)
+    page = path.read_text()
+    assert page == report.html(found | {"checks": [alarm]}, done)
+    assert len(re.findall("<img ", page)) == 8 + 1 and "10 brought out, 8 of them here" in page
+    assert "http" not in page and "p4d &lt;x&gt;" in page and "<b>," not in page and "broken: 1 &lt; 2" in page
+    assert "11/11" in page and "100 % (74–100)" in page and "7 steps" in page and "7 times the edit subtracted" in page
+    assert "prompts, gradients, original" in page and page.count('<g class="random">') and page.count('<g class="edit0">')
+    assert "None was run" in report.html(found, done) and "Do not trust" not in report.html(found, done)
+    assert all(unit for unit in report.UNITS.values()) and set(report.UNITS) <= set(attacks.ATTACKS)
+
+
+def test_thumbnails_are_small() -> None:
+    import base64
+    import io
+
+    data = report.thumbnail(Image.new("RGB", (400, 200), "red")).partition(",")[2]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.size == (96, 48)

@@ -39,6 +39,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "erasepro, empty prompt kept": ("erasepro", {"keep_empty": True}),
     "erasepro, short templates": ("erasepro", {"templates": "short", "on_conflict": "average"}),
     "erasepro, covariance": ("erasepro", {"covariance": True}),
+    "erasepro:balanced": ("erasepro:balanced", {}),
+    "erasepro:weighted, captions=emoji": ("erasepro:weighted", {"captions": "emoji"}),
     "erasepro, ridge 1e-3": ("erasepro", {"ridge": 1e-3}),
     "erasepro, content positions": ("erasepro", {"positions": "content"}),
     "erasepro, deep only": ("erasepro", {"sites": "deep"}),

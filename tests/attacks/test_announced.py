@@ -32,7 +32,9 @@ def irece(pipe, family: str = "sd1", **config) -> Edit:
     known = {"targets": ["cat"], "tokens": [[1]], "at": [0.5], "sides": [4], "dilate": 1, "variant": "shrink", "gate": "off",
              "seed": 0} | EVERYWHERE | config  # fmt: skip
     weights = {"features": features, "thresholds": torch.full((1, len(known["at"])), -1.0)}
-    return Edit((Guidance("irece", weights, known),), Base("tiny", family, {}), "irece", targets=("cat",), anchors=("",))
+    return Edit(
+        (Guidance("irece", weights, known),), Base("tiny", family, {}), "irece", targets=("cat",), anchors=("",)
+    )
 
 
 @torch.no_grad()
@@ -55,7 +57,9 @@ def test_a_loop_that_announces_is_disturbed_as_the_pipeline(family: str, request
     with victim(pipe, both) as model:
         draws = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
         with torch.no_grad(), model.guided(3.0):
-            wanted = pipe(prompts, num_inference_steps=4, guidance_scale=3.0, generator=draws, output_type="latent").images
+            wanted = pipe(
+                prompts, num_inference_steps=4, guidance_scale=3.0, generator=draws, output_type="latent"
+            ).images
         found, plain = looped(model, prompts), looped(model, prompts, announce=False)
     torch.testing.assert_close(found, wanted, atol=2e-3, rtol=1e-2)
     assert float((plain - wanted).norm() / wanted.norm()) > 0.1

@@ -199,7 +199,10 @@ def test_what_a_part_spent_is_what_was_run_for_it_with_its_pictures(sd1) -> None
             found = by_latent(model, sources, LatentInversionConfig(steps=2, rounds=1), tiles=tiles)
             spent = total(found)
             assert spent.passes == made + run() and spent.pictures == made // 4 + 4 * tiles
-        config, cases = QUICK.of(next(one for one in SCENARIOS if one.key == "E-bb")), [Case("a cat", i) for i in range(3)]
+        config, cases = (
+            QUICK.of(next(one for one in SCENARIOS if one.key == "E-bb")),
+            [Case("a cat", i) for i in range(3)],
+        )
         word = taught(model, sources, config, side=model.original, seed=0)
         spent = total(by_word(model, cases, word, config, sources=sources))
     assert spent.passes == made + run() and spent.pictures == made // 4 + 3 and spent.steps == config.steps

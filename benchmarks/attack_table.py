@@ -188,6 +188,13 @@ def table(lines: Sequence[Mapping[str, Any]], args: argparse.Namespace, rungs: L
     return "\n".join([*text, "", said])
 
 
+def skipped(found: Mapping[str, Sequence[tuple[Sequence[Climbed], Share]]]) -> list[str]:
+    """One line for each rung that could not be run on a column's edit; the same command tries it again."""
+    lines = [f"{name}: {one.rung.label} could not be run and counts nowhere: {one.skipped}"
+             for name, runs in found.items() for done, _ in runs for one in done if one.skipped]  # fmt: skip
+    return list(dict.fromkeys(lines))
+
+
 def cell(share: Share) -> str:
     if not share.trials:
         return "–"
@@ -220,7 +227,7 @@ def main(words: Sequence[str] | None = None) -> None:
             kept = [{**line, "shares": {k: vars(v) for k, v in line["shares"].items()}} for line in rows(found, rungs)]
             write_whole(args.out / "table.json", (json.dumps(kept, indent=1) + "\n").encode())
             print(f"{subject.name}, {target}: done", flush=True)
-    text = table(rows(found, rungs), args, rungs)
+    text = "\n\n".join([table(rows(found, rungs), args, rungs), *skipped(found)])
     print("\n" + text)
     if args.docs:
         rewrite(args.page, {"table": text})

@@ -19,10 +19,11 @@ import attack_table  # noqa: E402
 
 from erasekit import attacks, models  # noqa: E402
 from erasekit.attacks import Case, Outcome, standard  # noqa: E402
-from erasekit.attacks.ladder import Ladder, Rung  # noqa: E402
+from erasekit.attacks.ladder import Climbed, Ladder, Rung  # noqa: E402
 from erasekit.attacks.victim import Sampling  # noqa: E402
 from erasekit.errors import UsageError  # noqa: E402
 from erasekit.evaluation import arms  # noqa: E402
+from erasekit.evaluation.statistics import Share  # noqa: E402
 
 RUNS: list[tuple[float, int]] = []
 
@@ -106,6 +107,11 @@ def test_targets_are_pooled(world: Path) -> None:
     runs = {"uce": [attack_table.run(args, made, one, rungs) for target in ("cat", "dog")
                     for one in attack_table.subjects(args, made, target) if one.name == "uce"]}  # fmt: skip
     assert [line["shares"]["uce"].trials for line in attack_table.rows(runs, rungs)] == [8, 8, 8]
+
+
+def test_what_could_not_be_run_is_said_once_for_each_column() -> None:
+    runs = [((Climbed(Rung("x", "fake"), (), "give pictures"), Climbed(Rung("y", "fake"), ())), Share(0, 0))] * 2
+    assert attack_table.skipped({"uce": runs}) == ["uce: x could not be run and counts nowhere: give pictures"]
 
 
 def test_the_estimate_runs_nothing(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:

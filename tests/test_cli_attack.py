@@ -37,6 +37,16 @@ def test_the_unedited_model_is_attacked_too(tmp_path: Path, capfd: pytest.Captur
     assert json.loads((tmp_path / "a/results.json").read_text())["edit"] is None
 
 
+def test_a_model_of_another_kind_gets_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from erasekit import models
+
+    monkeypatch.setattr(models, "load", lambda *given, **options: type("FluxPipeline", (), {})())
+    assert main(["attack", "prompts", "--target", "cat", "--out", str(tmp_path / "a")]) == 2
+    assert "models of class FluxPipeline are not supported: use StableDiffusionPipeline" in capfd.readouterr().err
+
+
 def test_attacks_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["attacks"]) == 0 and "--set seeds=1" in capfd.readouterr().out
     assert main(["attacks", "--json"]) == 0

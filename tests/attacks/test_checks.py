@@ -23,6 +23,7 @@ from erasekit.attacks.standard import STANDARD
 from erasekit.attacks.victim import Victim
 from erasekit.cli.attack import results, summary
 from erasekit.edit import Guidance
+from erasekit.errors import UsageError
 from erasekit.evaluation.judges import Judgement
 
 CASES = [Case("a cat", 0), Case("the cat", 1), Case("a fox", 2)]
@@ -99,6 +100,7 @@ def test_a_defence_that_answers_at_random_is_warned_of(sd1, monkeypatch) -> None
 @dataclass(frozen=True)
 class Brings:
     hits: int = 0
+    fails: bool = False
 
 
 class Fake:
@@ -108,6 +110,8 @@ class Fake:
     given: tuple = ()
 
     def run(self, victim, cases, config, *, seed=0, progress=None):
+        if config.fails:
+            raise UsageError("give pictures")
         before = attacks.prompts.unattacked(victim, cases)
         Fake.given += ((victim, [case.prompt for case in cases]),)
         return [one if one.shown else Outcome(one.case, "success" if i < config.hits else "failure", 0.1, one.image)
@@ -190,6 +194,15 @@ def test_a_weak_edit_must_fall(fake, sd1, tmp_path) -> None:
     for edit, says in ((None, "nothing can be weakened"), (coded, "is code")):
         (found,) = weak(Subject(sd1, edit, subject.sight, HOW, {}), CASES, rungs, folder=tmp_path / "c", **MORE)
         assert found.status == "untested" and says in found.says
+
+
+def test_a_rung_that_cannot_be_run_is_untested(fake, told, sd1, tmp_path) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(Flag(), "cat"), HOW, {})
+    rungs = [Rung("words", "ring-a-bell", {"fails": True})]
+    (found,) = weak(subject, CASES, rungs, folder=tmp_path, **MORE)
+    assert found.status == "untested" and found.says == "words could not be run on 0.3 times the edit: give pictures"
+    (found,) = unedited(told, CASES, rungs, folder=tmp_path, **MORE)
+    assert found.status == "untested" and found.says.endswith("from prompts without the name: give pictures")
 
 
 def test_all_checks_together_leave_the_model_and_print_a_line_each(fake, sd1, tmp_path) -> None:

@@ -6,14 +6,15 @@ import json
 from dataclasses import dataclass
 
 import pytest
+import torch
 from PIL import Image
 
-from erasekit import attacks
-from erasekit.attacks import Case, Outcome, Spent
+from erasekit import attacks, errors
+from erasekit.attacks import Case, Outcome, Spent, report
 from erasekit.attacks.ladder import Ladder, Rung, climb, keep, kept, worst
 from erasekit.attacks.standard import LADDERS
 from erasekit.cli.attack import PROMPTS, cases, results, summary
-from erasekit.errors import UsageError
+from erasekit.errors import EditError, TrainingError, UsageError
 
 CASES = cases("cat", PROMPTS, 6)
 ASKED: list[tuple[str, list[int]]] = []
@@ -23,6 +24,7 @@ ASKED: list[tuple[str, list[int]]] = []
 class Seeds:
     brings: str = ""
     invalid: str = ""
+    fails: str = ""
 
 
 class Fake:
@@ -34,6 +36,10 @@ class Fake:
         ASKED.append((config.brings, [case.seed for case in cases]))
         if victim == "dies":
             raise KeyboardInterrupt
+        if config.fails == "memory":
+            raise torch.cuda.OutOfMemoryError("tried to allocate")
+        if config.fails:
+            raise getattr(errors, config.fails)("give pictures")
         return [self.one(case, config) for case in cases]
 
     @staticmethod
@@ -77,6 +83,43 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path) -> None:
     for one, other in zip(whole, again, strict=True):
         assert [(o.case, o.status, o.curve, o.spent) for o in one.outcomes] == [
             (o.case, o.status, o.curve, o.spent) for o in other.outcomes]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["UsageError", "ModelError", "TrainingError"])
+def test_a_rung_that_cannot_be_run_is_skipped_said_and_tried_again(kind: str, tmp_path) -> None:
+    ladder = Ladder("test@1", (PLAIN, Rung("no pictures", "fake", {"fails": kind}), SEARCH))
+    done = climb(None, CASES, ladder, tmp_path, about={})
+    assert [(one.rung.label, one.skipped, len(one.outcomes)) for one in done] == [
+        ("plain", "", 6), ("no pictures", "give pictures", 0), ("search", "", 5)]  # fmt: skip
+    assert (worst(CASES, done).hits, worst(CASES, done).trials) == (2, 6)
+    found = results(ladder, CASES, done, {"target": "cat", "edit": "uce", "model": "tiny", "judge": "flag"})
+    line = "skipped: no pictures could not be run and counts nowhere: give pictures"
+    said, page = summary(json.loads(json.dumps(found))), report.html(found, done)
+    assert said.splitlines().count(line) == 1 and "worst case over all: 2 of 6" in said
+    assert line in page and "Rungs that were not run" in page and "<td>skipped</td>" in page
+    assert "skipped" not in report.html(results(LADDER, CASES, [done[0]], found), [done[0]])
+    assert not list(tmp_path.glob("02*"))
+    ASKED.clear()
+    climb(None, CASES, ladder, tmp_path, about={})
+    assert ASKED == [("", [0, 2, 3, 4, 5])]  # the one that was skipped, and no other
+
+
+def test_a_ladder_of_which_nothing_can_be_run_raises_the_reason(tmp_path, monkeypatch) -> None:
+    alone = Ladder("test@1", (Rung("a", "fake", {"fails": "TrainingError"}), Rung("b", "fake", {"fails": "UsageError"})))
+    with pytest.raises(TrainingError, match="give pictures"):
+        climb(None, CASES, alone, tmp_path, about={})
+    assert not list(tmp_path.rglob("*.json"))
+    assert all(one.skipped for one in climb(None, CASES, alone, tmp_path, about={}, tolerant=True))
+    full = Rung("full", "fake", {"fails": "memory"})
+    done = climb(None, CASES, Ladder("test@1", (PLAIN, full)), tmp_path / "a", about={})
+    assert "memory is full" in done[1].skipped
+    with pytest.raises(TrainingError, match="memory is full"):  # an attack by itself
+        climb(None, CASES, Ladder("full", (full,)), tmp_path / "d", about={})
+    with pytest.raises(EditError):  # the model is not what it should be: nothing after it would mean anything
+        climb(None, CASES, Ladder("test@1", (PLAIN, Rung("a", "fake", {"fails": "EditError"}))), tmp_path / "b", about={})
+    monkeypatch.setitem(attacks.ATTACKS, "prompts", f"{__name__}:Fake")
+    with pytest.raises(UsageError, match="give pictures"):  # what every attack begins with
+        climb(None, CASES, Ladder("test@1", (PLAIN, Rung("a", "prompts", {"fails": "UsageError"}))), tmp_path / "c", about={})
 
 
 def test_the_state_of_another_run_is_refused(tmp_path) -> None:

@@ -185,3 +185,6 @@ def test_two_models_are_two_sides_and_stay_what_they_were(sd1) -> None:
     assert switches == [value.requires_grad for value in other.unet.parameters()]
     with pytest.raises(UsageError, match="another unet"):
         never_knew.beside(sd1, tiny.sd2(), Sight(Flag(), "cat"), HOW)
+    other.tokenizer = tiny.tokenizer(pad="!")  # the same tokens under other numbers
+    with pytest.raises(UsageError, match="another tokenizer"):
+        never_knew.beside(sd1, other, Sight(Flag(), "cat"), HOW)

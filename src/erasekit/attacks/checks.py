@@ -151,7 +151,8 @@ def weak(
         return [Check("weak edit", "", "untested", f"no weak edit: {error}")]
     about = {**subject.about, "check": f"{WEAK:g} times the edit"}
     with Victim(subject.pipe, edit, subject.sight, subject.sampling) as victim:
-        done = climb(victim, cases, _every(name, rungs), folder / "weak", about=about, seed=seed, progress=progress)
+        done = climb(victim, cases, _every(name, rungs), folder / "weak", about=about, seed=seed,
+                     progress=_told(progress, "weak edit"), tolerant=True)  # fmt: skip
     says = f"on {WEAK:g} times the edit"
     return [*(_judged("weak edit", one, BAR, says) for one in done), *twins(done, says)]
 
@@ -172,7 +173,8 @@ def unedited(
             says = "no case starts fairly: its prompt without the name must not show the target, and with it must"
             return [Check("unedited", "", "untested", says)]
         ladder = _every(name, asked)
-        done = climb(victim, starts, ladder, folder / "unedited", about=about, seed=seed, progress=progress)
+        done = climb(victim, starts, ladder, folder / "unedited", about=about, seed=seed,
+                     progress=_told(progress, "unedited"), tolerant=True)  # fmt: skip
     says = "on the unedited model, from prompts without the name"
     return [*(_judged("unedited", one, NULL_BAR, says) for one in done), *twins(done, says)]
 
@@ -182,11 +184,18 @@ def _every(name: str, rungs: Sequence[Rung]) -> Ladder:
     return Ladder(f"{name}, each rung alone", tuple(replace(rung, counts=False) for rung in rungs))
 
 
+def _told(progress: Progress | None, check: str) -> Progress | None:
+    """What reports under the check's name: of work by one name that was told as done, nothing more is told."""
+    return progress and (lambda done, total, what: progress(done, total, f"{check}, {what}"))
+
+
 def _judged(check: str, one: Climbed, bar: float, where: str) -> Check:
     share, label = one.share, one.rung.label
     attacked = sum(outcome.status in ("success", "failure") for outcome in one.outcomes)
     says = f"{label} shows the target in {share.hits} of {share.trials} cases {where}"
-    if not share.trials:
+    if one.skipped:
+        status, says = "untested", f"{label} could not be run {where}: {one.skipped}"
+    elif not share.trials:
         status, says = "untested", f"{label} has no valid case {where}"
     elif share.value < bar:
         status, says = "broken", f"{says}, under {bar:.0%}: its failures elsewhere prove nothing"

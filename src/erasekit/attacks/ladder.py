@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from erasekit.attacks import get
 from erasekit.attacks.base import Case, Outcome, Spent
-from erasekit.errors import UsageError
+from erasekit.errors import ModelError, TrainingError, UsageError
 from erasekit.evaluation.statistics import Share
 from erasekit.files import check_writable, write_folder, write_whole
 from erasekit.methods import make_config
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from erasekit.methods import Progress
 
 STATE, OUTCOMES = "state.json", "outcomes.json"
+SKIPS = (UsageError, ModelError, TrainingError)  # what an attack says where it cannot be run; all else ends the ladder
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,12 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Climbed:
-    """A rung that is done: how each case ended. Cases that a rung below had already are not tried again."""
+    """A rung that is done: how each case ended. Cases that a rung below had already are not tried again. `skipped`: why it
+    could not be run; it has no outcomes then."""
 
     rung: Rung
     outcomes: tuple[Outcome, ...]
+    skipped: str = ""
 
     @property
     def share(self) -> Share:
@@ -81,9 +84,13 @@ class Climbed:
 
 def climb(
     victim: Victim, cases: Sequence[Case], ladder: Ladder, folder: Path, *, about: Mapping[str, Any], seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | None = None, tolerant: bool = False,
 ) -> list[Climbed]:  # fmt: skip
     """Every rung in turn, each kept in a folder of its own as it is done.
+
+    An attack that says that it cannot be run here is `skipped`, and the ladder goes on; the same call tries it again. Where
+    that leaves nothing, or plain pictures fail, with which every attack begins, its error is raised (`tolerant`: only the
+    latter).
 
     `about`: what else decides the outcomes (model, edit, judge, sampling). Raises `UsageError` for a folder whose state
     is of another run, saying in what they differ.
@@ -92,24 +99,40 @@ def climb(
     state = json.loads(json.dumps(known))
     _require_same(folder / STATE, state)
     done: list[Climbed] = []
+    errors: list[Exception] = []
     for number, rung in enumerate(ladder.rungs, 1):
         place = folder / f"{number:02}-{rung.label.replace(' ', '-')}"
         if not place.exists():
             if progress:
                 progress(number - 1, len(ladder.rungs), f"attacks: {rung.label}")
-            found = run(victim, _left(cases, done) if rung.counts else cases, rung, seed=seed)
+            try:
+                found = run(victim, _left(cases, done) if rung.counts else cases, rung, seed=seed)
+            except SKIPS as error:
+                if rung.attack == "prompts" or (len(ladder.rungs) == 1 and not tolerant):
+                    raise
+                errors.append(type(error)(str(error)))  # the old one holds on to what filled the memory
+                done.append(Climbed(rung, (), str(error)))
+                continue
             write_whole(
                 folder / STATE, (json.dumps(state, indent=1) + "\n").encode()
             )  # a request that fails leaves none
             keep(place, found)
         done.append(Climbed(rung, tuple(kept(place))))
+    if errors and len(errors) == len(done) and not tolerant:
+        raise errors[0]
     return done
 
 
 def run(victim: Victim, cases: Sequence[Case], rung: Rung, *, seed: int) -> list[Outcome]:
-    """One rung on these cases; none on no case."""
+    """One rung on these cases; none on no case. A full GPU is a `TrainingError`."""
+    from torch.cuda import OutOfMemoryError
+
     cls = get(rung.attack)
-    return cls().run(victim, cases, make_config(cls, rung.settings), seed=seed) if cases else []
+    try:
+        return cls().run(victim, cases, make_config(cls, rung.settings), seed=seed) if cases else []
+    except OutOfMemoryError as error:
+        raise TrainingError("the GPU's memory is full: free memory of other programs, or run this attack by itself with less "
+                            "at once (--set batch=N where it has one)") from error  # fmt: skip
 
 
 def worst(cases: Sequence[Case], done: Sequence[Climbed]) -> Share:

@@ -20,10 +20,13 @@ PARTS = ("unet", "text_encoder", "vae")
 def beside(pipe: Any, never: Any, sight: Sight, sampling: Sampling) -> Victim:
     """A victim whose edited side computes with the weights of `never`, and whose original side is `pipe`.
 
-    Copies no weight. Raises `UsageError` where the two are not of one architecture.
+    Copies no weight. Raises `UsageError` where the two are not of one architecture, or do not read prompts as the same tokens:
+    both sides have the pipeline's own tokenizer.
     """
     for part in PARTS:
         own, other = (dict(getattr(one, part).named_parameters()) for one in (pipe, never))
         if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in other.items()}:
             raise UsageError(f"the model that never knew the target has another {part}: give one of the same recipe")
+    if pipe.tokenizer.get_vocab() != never.tokenizer.get_vocab():
+        raise UsageError("the model that never knew the target has another tokenizer: give one of the same recipe")
     return Victim(pipe, None, sight, sampling, sides=Exchange([(getattr(pipe, p), getattr(never, p)) for p in PARTS]))

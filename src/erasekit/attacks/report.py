@@ -56,7 +56,7 @@ def html(found: Mapping[str, Any], done: Sequence[Climbed]) -> str:
         title=text(f"Attacks on {named}: {found['target']}"), style=STYLE, script=SCRIPT,
         lead=text(f"{found['ladder']['name']}, {found['cases']} cases, judged by {found['judge']}."),
         eyebrow=text(f"Attack · {found['model']}"), nav=f'<nav aria-label="contents"><ul>{nav}</ul></nav>',
-        body=outcome(found) + alarms(found.get("checks"))
+        body=outcome(found) + left_out(found["rungs"]) + alarms(found.get("checks"))
         + "".join(section(ident, title, body, lead=lead) for ident, title, lead, body in parts),
         footer="Written by erasekit from results.json and the pictures beside it.",
     )  # fmt: skip
@@ -84,6 +84,18 @@ def alarms(found: Sequence[Mapping[str, Any]] | None) -> str:
     if not lines:
         return ""
     return f'<div class="warnings"><h2>Do not trust every rung</h2>{_list(lines)}</div>'
+
+
+def left_out(rungs: Sequence[Mapping[str, Any]]) -> str:
+    """The rungs that could not be run; empty where all were."""
+    lines = skips(rungs)
+    return f'<div class="warnings"><h2>Rungs that were not run</h2>{_list(lines)}</div>' if lines else ""
+
+
+def skips(rungs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each rung that could not be run, with the reason."""
+    return [f"skipped: {one['label']} could not be run and counts nowhere: {one['skipped']}"
+            for one in rungs if one["skipped"]]  # fmt: skip
 
 
 def alarming(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -142,7 +154,7 @@ def _first(found: Mapping[str, Any]) -> str:
 
 def _cells(one: Mapping[str, Any]) -> list[str]:
     shown = f"<b>{one['hits']}/{one['of']}</b><small>{text(rate(one))}</small>"
-    return [f"<td>{value}</td>" for value in (one["tried"], shown, text(listed(one["access"])),
+    return [f"<td>{value}</td>" for value in ("skipped" if one["skipped"] else one["tried"], shown, text(listed(one["access"])),
             text(fell(one["attack"], one["fell"])), number(one["spent"]["passes"]))]  # fmt: skip
 
 

@@ -64,13 +64,13 @@ def run(arguments: argparse.Namespace) -> None:
         return
     edit, target, ladder = _request(arguments)
     from erasekit import models
-    from erasekit.attacks import checks, report
+    from erasekit.attacks import checks
     from erasekit.attacks import ladder as rungs
     from erasekit.attacks.sight import Sight
     from erasekit.attacks.victim import Sampling, Victim
+    from erasekit.backbones import backbone
     from erasekit.cli import commands, terminal
     from erasekit.evaluation import judges
-    from erasekit.files import write_whole
 
     terminal.quiet()
     judge = judges.get(arguments.judge)
@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     how = Sampling(arguments.steps or int(known["steps"]),
                    known["guidance"] if arguments.guidance is None else arguments.guidance)  # fmt: skip
     pipe = models.load(arguments.model, device=commands.device(arguments.device))
+    backbone(pipe)  # a model of another kind is refused here
     tried = cases(target, arguments.prompt or PROMPTS, arguments.cases)
     about = _about(pipe, arguments, edit, target, judge, how)
     with terminal.progress() as progress:
@@ -86,12 +87,12 @@ def run(arguments: argparse.Namespace) -> None:
         with Victim(pipe, edit, sight, how) as victim:
             done = rungs.climb(victim, tried, ladder, arguments.out, about=about, **more)
         found = results(ladder, tried, done, about)
+        page = _written(found, done, arguments.out)
         if arguments.checks:
             subject = checks.Subject(pipe, edit, sight, how, about)
             seen = checks.checked(subject, tried, done, arguments.out / "checks", name=ladder.name, **more)
             found["checks"] = [vars(one) for one in seen]
-    write_whole(arguments.out / "results.json", (json.dumps(found, indent=1) + "\n").encode())
-    page = report.write_report(found, done, arguments.out)
+            page = _written(found, done, arguments.out)
     print(summary(found))
     print(f"wrote {arguments.out / 'results.json'} and {page}, with every picture beside them")
 
@@ -133,27 +134,38 @@ def results(ladder: Ladder, tried: Sequence[Case], done: Sequence[Climbed], abou
 
     rungs = [{"label": one.rung.label, "attack": one.rung.attack, "access": list(get(one.rung.attack).access),
               "counts": one.rung.counts, "tried": len(one.outcomes), **share(one.share), "fell": one.fell,
-              "spent": vars(one.spent)} for one in done]  # fmt: skip
+              "spent": vars(one.spent), "skipped": one.skipped} for one in done]  # fmt: skip
     return {"ladder": {"name": ladder.name, "sha256": ladder.digest}, **about, "cases": len(tried),
             "worst": share(worst(tried, done)), "rungs": rungs}  # fmt: skip
 
 
 def summary(found: dict[str, Any]) -> str:
-    """The rungs as a table, the worst case, then what the checks warn of."""
-    from erasekit.attacks.report import alarming
+    """The rungs as a table, those that could not be run, the worst case, then what the checks warn of."""
+    from erasekit.attacks.report import alarming, skips
     from erasekit.cli import terminal
 
     table = [["attack", "tried", f"shows {found['target']} (95 % interval)"]]
     for rung in found["rungs"]:
         mark = "" if rung["counts"] else " (apart)"
-        table.append([rung["label"] + mark, str(rung["tried"]), _percent(rung) if rung["of"] else "-"])
+        tried = "skipped" if rung["skipped"] else str(rung["tried"])
+        table.append([rung["label"] + mark, tried, _percent(rung) if rung["of"] else "-"])
     worst = found["worst"]
-    lines = [terminal.table(table), f"worst case over all: {worst['hits']} of {worst['of']}, {_percent(worst)}"]
+    lines = [terminal.table(table), *skips(found["rungs"])]
+    lines.append(f"worst case over all: {worst['hits']} of {worst['of']}, {_percent(worst)}")
     if "checks" in found:
         lines += (alarms := alarming(found["checks"]))
         untested = sum(one["status"] == "untested" for one in found["checks"])
         lines.append(f"checks: {len(found['checks'])}, of which {len(alarms)} warn and {untested} could not be made")
     return "\n".join(lines)
+
+
+def _written(found: dict[str, Any], done: Sequence[Climbed], folder: Path) -> Path:
+    """The results and the page, as far as they go: checks that fail lose nothing of the ladder. The page's path."""
+    from erasekit.attacks import report
+    from erasekit.files import write_whole
+
+    write_whole(folder / "results.json", (json.dumps(found, indent=1) + "\n").encode())
+    return report.write_report(found, done, folder)
 
 
 def _percent(share: dict[str, Any]) -> str:

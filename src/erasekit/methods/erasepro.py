@@ -251,9 +251,10 @@ def _plan(backbone: Backbone, request: EraseRequest, config: EraseProConfig) -> 
     if found.conflicts and config.on_conflict == "error":
         first, *others = found.conflicts
         more = f" (and {len(others)} more)" if others else ""
+        bare = "set templates=bare, " if len(config.prompts) > 1 else ""
         raise InfeasibleError(
             f"{first}{more}, and no weight can serve both: choose anchors that keep this token in place "
-            "(with as many tokens as their targets), drop one of the two, or set on_conflict=average"
+            f"(with as many tokens as their targets), drop one of the two, {bare}or set on_conflict=average"
         )
     return found
 

@@ -123,10 +123,8 @@ def _many() -> tuple[Setting, ...]:
             "many": "erasepro:many", "UCE": "uce"}  # fmt: skip
     alone = [Setting(str(n), WEIGHTED if way == "weighted" else {}, way, method, concepts=n)
              for way, method in ways.items() for n in SIZES]  # fmt: skip
-    alone += [Setting(str(n), {**WEIGHTED, "templates": ("bare",)}, "weighted, bare", "erasepro:weighted", concepts=n)
-              for n in SIZES]  # fmt: skip
-    kept = [Setting(str(n), {}, f"{way}, 20 retained", f"erasepro:{way}", retain=20, concepts=n)
-            for way in ("balanced", "many") for n in SIZES[-2:]]  # fmt: skip
+    kept = [Setting(str(n), WEIGHTED if way == "weighted" else {}, f"{way}, 20 retained", f"erasepro:{way}", retain=20,
+                    concepts=n) for way in ("balanced", "weighted", "many") for n in SIZES[-2:]]  # fmt: skip
     return (*alone, *kept)
 
 
@@ -144,8 +142,8 @@ def _captions() -> tuple[Setting, ...]:
     alone = lines({kind: {**SOFTLY, "covariance": True, "captions": texts} for kind, texts in kinds.items()},
                   {f"{eps:g}": {"eps": eps} for eps in (1e-1, 1e-2, 1e-3, 1e-4)})  # fmt: skip
     short = {**SOFTLY, **EXACT, "templates": ("short",), "eps": 1e-3}
-    return (*alone, Setting("0.001", {**short, "covariance": True, **WEIGHTED}, "400 of the world, 5 short templates"),
-            Setting("0.001", short, "not weighted, 5 short templates"))  # fmt: skip
+    return (*alone, Setting("0.001", {**short, "covariance": True, **WEIGHTED}, "400 of the world, exact in 5 short templates"),
+            Setting("0.001", short, "not weighted, exact in 5 short templates"))  # fmt: skip
 
 
 NORMS = ("near", "empty", "text update", "cross update", "rank")

@@ -124,7 +124,7 @@ def test_the_worlds_captions_are_those_of_training():
     assert not any(re.fullmatch(form, text) for form in forms for text in texts)
 
 
-def test_weighted_is_exact_where_it_was_asked_and_spares_what_its_captions_say(pipe, backbone):  # noqa: F811
+def test_weighted_is_as_exact_and_spares_what_its_captions_say(pipe, backbone):  # noqa: F811
     mine, words = ("a photo of a fox", "the house in the photo", "a fox and a house"), ("a fox in the photo", "a house")
     _, found = methods.resolve("erasepro:weighted")
     moves = []

@@ -148,17 +148,10 @@ class ErasePro:
             {"keep_empty": True, "retain_mode": "soft"},
         ),
         "weighted": Preset(
-            "Balanced, exact in five short templates, weighted by captions: give some hundred of the kind that the model "
-            "is asked for (captions=@FILE; captions=emoji for the embedded model). Nearest to the anchor in unseen "
-            "sentences, and moves other concepts least (docs/erasepro.md)",
-            {
-                "keep_empty": True,
-                "retain_mode": "soft",
-                "templates": ("short",),
-                "tolerance": 1e-10,
-                "covariance": True,
-                "eps": 1e-3,
-            },
+            "Balanced, weighted by captions: give some hundred of the kind that the model is asked for (captions=@FILE; "
+            "captions=emoji for the embedded model). As exact and as small, far nearer to the anchor in unseen sentences, "
+            "moves other concepts least, and holds longest as targets grow in number (docs/erasepro.md)",
+            {"keep_empty": True, "retain_mode": "soft", "covariance": True, "eps": 1e-3},
         ),
         "many": Preset(
             "Balanced with a ridge, for targets that fill a good part of the encoder's width (50 of 192 on the emoji "

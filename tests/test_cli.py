@@ -291,7 +291,8 @@ def test_a_full_disk_leaves_nothing(sd1_folder: Path, tmp_path: Path) -> None:
 def test_stopped_in_the_middle_and_run_again(number: signal.Signals, sd1_folder: Path, tmp_path: Path) -> None:
     words = ["generate", "a cat", "--model", str(sd1_folder), "--steps", "2", "--batch", "1", "--out", str(tmp_path)]
     process = subprocess.Popen([*PYTHON, *words, "--seeds", "0-2000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               text=True)  # fmt: skip
+                               # A shell's background job, and all that it starts, would ignore the interrupt.
+                               text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("*.png"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -178,7 +178,9 @@ def test_the_scrambled_control_asks_the_same_of_pictures_put_right(sd1) -> None:
         assert one.case == other.case and one.note == other.note
 
 
-def test_what_a_part_spent_is_what_was_run_for_it_with_its_pictures(sd1) -> None:
+def test_what_a_part_spent_is_what_was_run_for_it_with_its_pictures(sd1, monkeypatch) -> None:
+    first, sees = iter([False]), Fickle.sees  # on another machine bytes may add up otherwise: one is never seen
+    monkeypatch.setattr(Fickle, "sees", staticmethod(lambda picture: next(first, None) is None and sees(picture)))
     asked = []
     sd1.unet.register_forward_pre_hook(lambda module, args, kwargs: asked.append(len(args[0])), with_kwargs=True)
 

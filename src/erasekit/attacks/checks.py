@@ -167,7 +167,8 @@ def unedited(
     if not asked:
         return []
     about = {**subject.about, "edit": None, "edit_sha256": None, "check": "unedited", "named": named}
-    with Renamed(subject.pipe, subject.sight, subject.sampling, named) as victim:
+    victim = Renamed(subject.pipe, subject.sight, subject.sampling, named)
+    with victim:
         starts = fair(victim, started)[:CASES]
         if not starts:
             says = "no case starts fairly: its prompt without the name must not show the target, and with it must"

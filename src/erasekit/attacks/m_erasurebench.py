@@ -216,7 +216,7 @@ def counted(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     picture that counts the rate is None."""
     valid = [one.shown for one in outcomes if one.status != "invalid"]
     found = Share(sum(valid), len(valid)).estimate
-    rate = (
+    rate: dict[str, float | None] = (
         dict.fromkeys(("rate", "low", "high"))
         if found is None
         else {"rate": found.value, "low": found.low, "high": found.high}

@@ -107,7 +107,11 @@ def measure(
         cast.copy_((weight[rows].float() + delta[rows]).to(weight.dtype))
         before, moved = original @ read, left[rows].double() @ right
         held = cast @ x - before[:, : x.shape[1]]
-        goal = original @ gap if asked is None else asked[rows]
+        if gap is None:
+            assert asked is not None, "one of both is given"
+            goal = asked[rows]
+        else:
+            goal = original @ gap
         parts = _compared(before, moved, held, goal)
         sums += torch.stack([_square(part) for part in (*parts, change, original)])
     asked_, residual, cast, wanted, moved, kept, update, original = sums.sqrt().clamp_min(1e-300).tolist()

@@ -138,8 +138,9 @@ class ESD:
             ops = settle(bench.student)
             residual, drift = measure(bench, config, memory)
             idle = ["esd does not hold on to what is retained: its drift is measured, nothing keeps it small"]
-            said: dict[str, object] = asdict(config) | {
-                "folder": Path(config.folder).name
+            said: dict[str, object] = {
+                **asdict(config),
+                "folder": Path(config.folder).name,
             }  # not where it is on this machine
             return finish(bench, ops, changes(bench, ops), curve, method=self.name, parameters=said,
                           residual=residual, drift=drift, warnings=idle * bool(request.retain))  # fmt: skip

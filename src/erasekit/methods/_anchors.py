@@ -127,7 +127,7 @@ def require_short(backbone: Backbone, gallery: Gallery, *, sized: bool) -> None:
 def read_captions(path: str | Path) -> tuple[str, ...]:
     """The lines of a text file that are not empty; `UsageError` where there are none, or it cannot be read."""
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise UsageError(

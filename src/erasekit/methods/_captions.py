@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from erasekit.errors import UsageError
+from erasekit.methods._anchors import read_captions
 
 GENERIC = (
     "a photo of a house by a lake", "a man reading a newspaper on a train", "a bowl of fruit on a wooden table",
@@ -51,17 +50,5 @@ def described(captions: Sequence[str]) -> dict[str, Any]:
 
 def _texts(one: str) -> Sequence[str]:
     if one.startswith("@"):
-        return _lines(Path(one[1:]).expanduser())
+        return read_captions(one[1:])
     return NAMED[one]() if one in NAMED else (one,)
-
-
-def _lines(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise UsageError(f"captions: {path} cannot be read ({reason}): give a text file, one caption a line") from error
-    found = tuple(" ".join(line.split()) for line in lines if line.strip())
-    if not found:
-        raise UsageError(f"captions: {path} is empty: give a text file, one caption a line")
-    return found

@@ -7,7 +7,9 @@ import pytest
 import tiny
 import torch
 
+import erasekit
 from erasekit import attach
+from erasekit.backbones import backbone
 from erasekit.edit import Adapter, Base, Dense, Edit, Guidance, LowRank, Projection, fingerprint
 from erasekit.errors import BaseMismatchError, EditError, ModelError, UsageError
 
@@ -139,6 +141,30 @@ def test_another_base_is_refused_with_its_modules_unless_forced(sd1):
     refused(BaseMismatchError, r"4 of 4 modules differ, unet/down_blocks.* and 1 more; .*force", edit, sd1)
     with edit.applied(sd1, force=True):
         pass
+
+
+def test_another_rounding_of_the_base_is_refused_with_both_precisions(sd1):
+    edit = edits.edit(tiny.sd1().to(torch.float16))
+    refused(BaseMismatchError, r"that model in float16 or float32 \(these weights are bfloat16", edit, sd1.to(torch.bfloat16))
+    with edit.applied(tiny.sd1()):
+        pass
+
+
+def test_a_compiled_part_takes_edits_of_weights_and_refuses_code(sd1):
+    plain, weight = edits.edit(sd1), edits.module(sd1, "unet", edits.KEYS[0]).weight
+    before = weight.detach().clone()
+    sd1.unet, sd1.text_encoder = torch.compile(sd1.unet), torch.compile(sd1.text_encoder)
+    found = erasekit.erase(sd1, "cat", anchor="dog")
+    assert [op.site for op in found.ops] == [op.site for op in erasekit.erase(tiny.sd1(), "cat", anchor="dog").ops]
+    for edit in (plain, found):
+        with edit.applied(tiny.sd1()):
+            pass
+        with edit.applied(sd1):
+            assert not torch.equal(weight, before)
+    assert backbone(sd1).denoiser() is sd1.unet._orig_mod and backbone(sd1).text_encoder() is sd1.text_encoder._orig_mod
+    coded = Edit((Adapter("unet", edits.KEYS[0], "spm", {"a": torch.ones(1)}, {}),), plain.base, "test")
+    with pytest.raises(EditError, match=r"a compiled unet does not run: set pipe\.unet = pipe\.unet\._orig_mod first"):
+        coded.apply(sd1)
 
 
 def test_one_changed_weight_is_noticed(sd1):

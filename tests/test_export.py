@@ -160,8 +160,11 @@ NAME = "encoder.layers.0.self_attn.q_proj"
         (Adapter("unet", "m", "gate"), ("peft", "kohya", "comfy"), "adapter op on unet/m .*code"),
         (LowRank("text_encoder_3", "m", UP, DOWN), ("peft", "kohya", "comfy"), "text_encoder_3"),
         (LowRank("transformer", "m", UP, DOWN), ("kohya", "comfy"), "transformer.*peft"),
-        (LowRank("text_encoder", "embeddings.token_embedding", UP, DOWN), ("peft", "kohya"), "token_embedding.*comfy"),
-        (LowRank("text_encoder_2", "text_projection", UP, DOWN), ("peft", "kohya"), "text_projection"),
+        (LowRank("text_encoder", "embeddings.token_embedding", UP, DOWN), ("peft", "kohya", "comfy"), "token_.*erasekit apply"),
+        (Dense("text_encoder", "embeddings.token_embedding", UP), ("peft", "kohya", "comfy"), "token_.*erasekit apply"),
+        (Dense("text_encoder", "encoder.layers.0.layer_norm1", UP), ("peft", "kohya", "comfy"), "layer_norm1.*erasekit apply"),
+        (LowRank("text_encoder_2", "text_projection", UP, DOWN), ("peft", "kohya", "comfy"), "text_projection"),
+        (LowRank("unet", "mid_block.norm1", UP, DOWN), ("peft", "kohya"), "norm1.*export `comfy`"),
     ],
 )
 def test_ops_that_a_format_cannot_hold_are_named(op, formats, words, tmp_path):
@@ -169,7 +172,7 @@ def test_ops_that_a_format_cannot_hold_are_named(op, formats, words, tmp_path):
     for format in formats:
         with pytest.raises(EditError, match=words) as caught:
             Edit((good, op), Base("x", "sd1", {}), "test").export(tmp_path / "e", format=format)
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and f"exported as {format}" in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 

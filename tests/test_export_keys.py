@@ -113,6 +113,7 @@ def test_comfy_differences_added_to_the_model_are_the_edit(sd1, tmp_path):
     edit = edits.edit(
         sd1,
         edits.low_rank(sd1, "unet", "conv_in", rank=2),
+        edits.dense(sd1, "unet", "conv_norm_out"),
         edits.dense(sd1, "unet", edits.KEYS[0]),
         edits.low_rank(sd1, "unet", edits.KEYS[1], rank=2),
         edits.dense(sd1, "text_encoder", edits.TEXT[0]),

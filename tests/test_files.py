@@ -12,9 +12,11 @@ from pathlib import Path
 
 import edits
 import pytest
+from safetensors import SafetensorError
 
+from erasekit import files
 from erasekit.errors import EditError
-from erasekit.files import write_folder
+from erasekit.files import sweep, write_folder, write_whole
 
 
 def not_written(words: str | None, path: Path, error: type[BaseException] = EditError) -> None:
@@ -110,6 +112,33 @@ def test_kill_while_writing_leaves_a_whole_file_or_none(tmp_path, wait, line, ol
         assert path.read_bytes() == b"new" * 100000
     else:
         assert (path.read_bytes() if path.exists() else None) == old
+    write_whole(path, b"next")
+    assert [file.name for file in tmp_path.iterdir()] == ["e"], "what the killed writer left is gone"
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    write_whole(tmp_path / "x", b"")
+    beside = files._beside(tmp_path / "a" / "b" / "x.png").name
+    dead = beside.replace(f"-{os.getpid()}-", f"-{gone.stdout.strip()}-")
+    elsewhere = dead.replace(files._host(), "0" * 6)
+    for name in (beside, dead, elsewhere, ".mine.part"):
+        (tmp_path / "a" / "b" / name).write_bytes(b"half")
+    (tmp_path / dead).mkdir()
+    (tmp_path / dead / "half").write_bytes(b"")
+    sweep(tmp_path)
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"x", beside, elsewhere, ".mine.part"} and not (tmp_path / dead).exists()
+    sweep(tmp_path / "none")
+
+
+def test_a_folder_that_was_half_written_goes_with_the_next_one(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    for name in ("out", "other"):
+        (tmp_path / files._beside(tmp_path / name).name.replace(f"-{os.getpid()}-", f"-{gone.stdout.strip()}-")).mkdir()
+    write_folder(tmp_path / "out", lambda folder: (folder / "part").write_text("x"))
+    assert sorted(path.name[:6] for path in tmp_path.iterdir()) == [".other", "out"]
 
 
 def test_folders_appear_whole_or_not_at_all(tmp_path):
@@ -124,3 +153,12 @@ def test_folders_appear_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "out" / "part").read_text() == "x"
     with pytest.raises(EditError, match="not an empty folder"):
         write_folder(tmp_path / "out", broken)
+
+
+def test_what_safetensors_cannot_write_is_one_line(tmp_path):
+    def full(folder: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(EditError, match=r"out cannot be written: error while serializing.*choose another place"):
+        write_folder(tmp_path / "out", full)
+    assert not list(tmp_path.iterdir())

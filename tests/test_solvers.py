@@ -206,6 +206,23 @@ def test_gram_is_the_whole_product_whatever_the_bands(width):
 
 
 def test_a_prior_needs_a_ridge():
-    for ridge in (0.0, -1.0, math.nan):
+    for ridge, moment in ((0.0, torch.zeros(3, 3)), (-1.0, torch.eye(3)), (math.nan, torch.eye(3))):
         with pytest.raises(ValueError, match="ridge"):
-            solvers.prior(torch.eye(3), ridge=ridge)
+            solvers.prior(moment, ridge=ridge)
+
+
+@pytest.mark.parametrize(("weight", "ridge"), [(1.0, 1e-12), (1e12, 0.5), (1e-12, 0.0)])
+def test_a_moment_of_low_rank_has_a_prior_whatever_its_scale(weight, ridge):
+    """Columns that nearly share a direction, as text features do, and repeat, as padding does."""
+    columns = 30 + draw(512, 20, seed=1)
+    moment = weight * solvers.second_moment(columns[:, [0] * 50 + list(range(20))])
+    factor = solvers.solve(columns, columns + draw(512, 20, seed=2), prior=solvers.prior(moment, ridge=ridge), scale=1e12)
+    assert factor.right.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e12, 1e16, 1e20, 1e300])
+def test_damping_below_rounding_is_exact_also_on_repeated_columns(scale):
+    weight, inputs, wanted = problem(16)
+    twice = [0, 1, 1, 2, 3, 3, 3, 4]
+    exact = change(solvers.solve(inputs, wanted), weight)
+    assert close(change(solvers.solve(inputs[:, twice], wanted[:, twice], scale=scale), weight), exact, 1e-6)

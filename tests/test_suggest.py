@@ -19,7 +19,7 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import ModelError, UsageError
 from erasekit.methods.erasepro import ErasePro, EraseProConfig
-from erasekit.suggest.predict import TEMPLATES, predict, similarity
+from erasekit.suggest.predict import TEMPLATES, predict, similarities, similarity
 
 OTHERS = ["dog", "fox", "photo", "style", "and", "cat fox", "cat and dog", "fox cat", "a cat", "the", "q", "in z"]
 
@@ -292,3 +292,22 @@ def test_bad_input_is_refused_before_a_model_is_read(
     with pytest.raises(UsageError, match=says) as caught:
         call(name, *(word.replace("{tmp}", str(tmp_path)) for word in words))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_several_targets_at_once_stand_as_one_by_one(backbone: SDBackbone) -> None:
+    table = similarities(backbone, ["cat", "a fox"], OTHERS)
+    assert torch.allclose(table, torch.stack([similarity(backbone, name, OTHERS) for name in ("cat", "a fox")]), atol=1e-12)
+
+
+def test_the_benchmark_tells_how_synonyms_and_concepts_lie(backbone: SDBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import suggest as benchmark
+
+    from erasekit.worlds.emoji.concepts import Concept
+
+    world = (Concept("cat", "", "", ("cat",)), Concept("dog", "", "", ("fox",)), Concept("photo", "", "", ()))
+    monkeypatch.setattr(benchmark, "concepts", lambda: world)
+    monkeypatch.setattr(benchmark, "names", lambda: tuple(c.name for c in world))
+    found = benchmark.threshold(backbone)
+    assert found["synonyms"] == 2 and found["above"] in (0.5, 1.0), "a word is its own synonym"
+    assert found["nearest"][0] != found["nearest"][1] and found["nearest_cosine"] < 1

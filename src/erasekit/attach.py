@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from erasekit.coded_ops import Adapter, Guidance
 from erasekit.errors import BaseMismatchError, EditError, ModelError
-from erasekit.fingerprint import Base, matches
-from erasekit.layers import Layer, layers, original
+from erasekit.fingerprint import Base, matches, strangers
+from erasekit.layers import Layer, layers, original, require_here, uncompiled
 from erasekit.ops import LinearOp, Op, plain_module
 
 # attach(pipe, op, scale) puts the op on and returns what takes it off.
@@ -71,11 +71,12 @@ def attach(pipe: Any, ops: Sequence[Op], base: Base, *, scale: float | int = 1.0
 
     Raises:
         BaseMismatchError: the weights are not those that the edit was made for (skipped with `force`).
-        EditError: an op whose component, module, shape or code the pipeline lacks.
+        EditError: an op whose component, module, shape or code the pipeline lacks; code for a part that is compiled.
         ModelError: a weight with NaN.
     """
     places = _places(pipe, ops)
     coded = [(op, _code(op)) for op in ops if not isinstance(op, LinearOp)]
+    _refuse_compiled(pipe, [op for op, _ in coded])
     for site, module, linear in places:
         _check(site, module, linear)
     if not force:
@@ -103,7 +104,7 @@ def find_module(pipe: Any, op: Op) -> nn.Module:
 
 
 def _find(pipe: Any, name: str, module: str, label: str) -> nn.Module:
-    component = getattr(pipe, name, None)
+    component = uncompiled(getattr(pipe, name, None))
     if not isinstance(component, nn.Module):
         raise EditError(f"the pipeline has no {name!r}, which {label} needs: apply it to its own base model")
     modules = dict(component.named_modules())
@@ -151,6 +152,14 @@ def _code(op: Op) -> Attach:
     return getattr(import_module(module), function)
 
 
+def _refuse_compiled(pipe: Any, ops: Sequence[Op]) -> None:
+    """Hooks that are put on after compilation are never run: the edit would do nothing, and silently."""
+    parts = ("unet", "transformer", "text_encoder") if ops else ()
+    for name in (name for name in parts if hasattr(getattr(pipe, name, None), "_orig_mod")):
+        raise EditError(f"{ops[0].label} is code that a compiled {name} does not run: set pipe.{name} = "
+                        f"pipe.{name}._orig_mod first")  # fmt: skip
+
+
 def _check(site: str, module: nn.Module, ops: list[LinearOp]) -> None:
     weight, bias = original(module), getattr(module, "bias", None)
     _require_there(site, weight)
@@ -161,8 +170,7 @@ def _check(site: str, module: nn.Module, ops: list[LinearOp]) -> None:
 
 
 def _require_there(site: str, weight: Tensor) -> None:
-    if weight.is_meta:
-        raise ModelError(f"the weight at {site} is offloaded: call pipe.remove_all_hooks() and pipe.to(device) first")
+    require_here(site, weight)
     if not weight.is_floating_point():
         raise ModelError(f"the weight at {site} is {weight.dtype} on {weight.device}: load the model unquantised")
 
@@ -170,12 +178,13 @@ def _require_there(site: str, weight: Tensor) -> None:
 def _check_base(places: list[tuple[str, nn.Module]], base: Base) -> None:
     for site, module in places:
         _require_there(site, original(module))
-    other = [site for site, module in places if not matches(original(module), base.recorded(site) or {})]
+    other = {site: module for site, module in places if not matches(original(module), base.recorded(site) or {})}
     if other:
-        shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        site, module = next(iter(other.items()))
+        shown = ", ".join([*other][:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
         raise BaseMismatchError(
-            f"the edit was made for other weights than these (for {base.id}): {len(other)} of {len(places)} modules "
-            f"differ, {shown}; give that model, or in Python pass force=True"
+            f"the edit was made for other weights than these (for {base.id}): {len(other)} of {len(places)} modules differ, "
+            f"{shown}; give that model{strangers(original(module), base.recorded(site) or {})}, or in Python pass force=True"
         )
 
 

@@ -20,7 +20,7 @@ from erasekit.algebra import balanced, bias_of, difference, is_zero, summed
 from erasekit.coded_ops import Adapter
 from erasekit.edit import Edit
 from erasekit.errors import EditError, UsageError
-from erasekit.export_keys import kohya_base, peft_base, text_helper
+from erasekit.export_keys import comfy_base, kohya_base, peft_base, text_helper
 from erasekit.files import write_folder, write_whole
 from erasekit.io import pack
 from erasekit.ops import Dense, LinearOp, LowRank, Op, Projection
@@ -85,7 +85,7 @@ def comfy(edit: Edit) -> tuple[Tensors, dict[str, str]]:
     _refuse_other_families(edit, "comfy")
     tensors: Tensors = {}
     for op in _linear(edit, "comfy"):
-        base = kohya_base(op, edit.base.family)
+        base = comfy_base(op, edit.base.family)
         if isinstance(op, Projection):
             if op.left is not None or op.right is not None or op.bias is None:
                 raise _refused(op, "comfy", "its difference depends on the model's weight; use `erasekit apply`")
@@ -120,8 +120,9 @@ def _ungated(edit: Edit, format: str) -> tuple[Edit, str]:
 
 def _pairs(edit: Edit, format: str, name: Callable[[Op], str], down: str, up: str) -> Tensors:
     """One balanced pair a module, and the zero pairs that the loaders need."""
-    ops = [_low_rank(op, format) for op in _linear(edit, format) if not is_zero(op)]
-    bases = {name(op): op for op in ops + text_helper(ops, format)}
+    # The name first: where no format has one, that is what there is to say, and not another format.
+    bases = {name(op): _low_rank(op, format) for op in _linear(edit, format) if not is_zero(op)}
+    bases |= {name(op): op for op in text_helper(list(bases.values()), format)}
     return {
         f"{base}.{part}.weight": tensor
         for base, op in bases.items()

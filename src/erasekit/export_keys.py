@@ -32,8 +32,18 @@ def peft_base(op: Op) -> str:
 
 def kohya_base(op: Op, family: str) -> str:
     """`lora_unet_down_blocks_0...to_k`, `lora_te_text_model_encoder...` (`lora_te1_`, `lora_te2_` for SDXL)."""
-    if isinstance(op, LowRank):
-        _refuse_unloadable(op, "kohya")
+    _refuse_unloadable(op, "kohya")
+    return _underscored(op, family)
+
+
+def comfy_base(op: Op, family: str) -> str:
+    """kohya's names, by which ComfyUI knows all of the U-Net; `EditError` for what it does not know of a text encoder."""
+    if _unnamed(op):
+        raise EditError(f"{op.label} cannot be exported as comfy: no loader has a name for it; use `erasekit apply`")
+    return _underscored(op, family)
+
+
+def _underscored(op: Op, family: str) -> str:
     prefix = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}[op.component]
     if family == "sdxl" and op.component == "text_encoder":
         prefix = "lora_te1"
@@ -42,11 +52,14 @@ def kohya_base(op: Op, family: str) -> str:
 
 def _refuse_unloadable(op: Op, format: str) -> None:
     """Embeddings, norms and projections take no LoRA in the loaders (diffusers raises, others are silent)."""
-    last = op.module.rpartition(".")[2]
-    text = op.component.startswith("text_encoder")
-    if "norm" in last or (text and not (".self_attn." in op.module or ".mlp." in op.module)):
-        why = "loaders take no LoRA there; export `comfy`, or use `erasekit apply`"
-        raise EditError(f"{op.label} cannot be exported as {format}: {why}")
+    if _unnamed(op) or "norm" in op.module.rpartition(".")[2]:
+        remedy = "use `erasekit apply`" if _unnamed(op) else "export `comfy`, or use `erasekit apply`"
+        raise EditError(f"{op.label} cannot be exported as {format}: loaders take no LoRA there; {remedy}")
+
+
+def _unnamed(op: Op) -> bool:
+    """Whether the op is on a part of a text encoder that no loader reads from a file: all but attention and MLP."""
+    return op.component.startswith("text_encoder") and not (".self_attn." in op.module or ".mlp." in op.module)
 
 
 def text_helper(ops: Sequence[LowRank], format: str) -> list[LowRank]:

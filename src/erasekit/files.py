@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
 from erasekit.errors import EditError
+
+PART = re.compile(r"\..*\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{12}\.part", re.DOTALL)
+"""A hidden file or folder that is being written: the name of what it becomes, the machine, the process, chance."""
 
 
 def write_whole(path: str | PathLike[str], *data: bytes | memoryview) -> None:
@@ -28,13 +34,13 @@ def fill_whole(path: str | PathLike[str], fill: Callable[[Path], object]) -> Non
     target = Path(os.path.realpath(path))  # a link keeps pointing where it points
     beside = _beside(target)
     try:
-        check_writable(path)
-        fill(beside)
-        _sync_file(beside)
-        beside.replace(target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise EditError(f"{path} cannot be written: {_reason(error)}; choose another place") from error
+        with _one_line(path):
+            check_writable(path)
+            sweep(target.parent, f".{glob.escape(target.name[:50])}.*.part")
+            fill(beside)
+            _sync_file(beside)
+            beside.replace(target)
+            _sync_folder(target.parent)
     finally:
         with contextlib.suppress(OSError):  # gone already, or never made
             beside.unlink()
@@ -46,7 +52,7 @@ def check_writable(path: str | PathLike[str]) -> None:
     Call it before long work, so that the work is not lost.
     """
     target = Path(os.path.realpath(path))
-    try:
+    with _one_line(path):
         if target.is_dir():
             raise EditError(f"{path} is a folder: give the name of a file in it")
         if target.exists() and not target.is_file():
@@ -54,8 +60,6 @@ def check_writable(path: str | PathLike[str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise EditError(f"{path} cannot be written: {_reason(error)}; choose another place") from error
 
 
 def write_folder(path: str | PathLike[str], fill: Callable[[Path], object]) -> None:
@@ -65,22 +69,38 @@ def write_folder(path: str | PathLike[str], fill: Callable[[Path], object]) -> N
         EditError: `path` is a file or a folder that is not empty, or cannot be written.
     """
     target = Path(os.path.realpath(path))
+    sweep(target.parent, f".{glob.escape(target.name[:50])}.*.part")
     beside = _beside(target)
     try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise EditError(f"{path} exists and is not an empty folder: choose another place")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
-        fill(beside)
-        for file in beside.rglob("*"):
-            if file.is_file():
-                _sync_file(file)
-        beside.replace(target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise EditError(f"{path} cannot be written: {_reason(error)}; choose another place") from error
+        with _one_line(path):
+            if target.exists() and (not target.is_dir() or any(target.iterdir())):
+                raise EditError(f"{path} exists and is not an empty folder: choose another place")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside.mkdir()
+            fill(beside)
+            for file in beside.rglob("*"):
+                if file.is_file():
+                    _sync_file(file)
+            beside.replace(target)
+            _sync_folder(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def sweep(folder: str | PathLike[str], pattern: str = "**/.*.part") -> None:
+    """Delete what processes of this machine that were killed while they wrote have left in the folder and below it.
+
+    What a living process or another machine may still be writing stays, and so does what cannot be deleted.
+    """
+    for left in list(Path(folder).glob(pattern)):
+        found = PART.fullmatch(left.name)
+        if found is None or found["host"] != _host() or _alive(int(found["pid"])):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def read_bytes(path: str | PathLike[str], *, header_only: bool = False) -> bytes:
@@ -112,7 +132,35 @@ def file_sha256(path: Path) -> str:
 
 def _beside(target: Path) -> Path:
     """A hidden name in the same folder (the same disk, so that the last step is a rename)."""
-    return target.parent / f".{target.name[:80]}.{secrets.token_hex(6)}.part"
+    return target.parent / f".{target.name[:50]}.{_host()}-{os.getpid()}-{secrets.token_hex(6)}.part"
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _alive(pid: int) -> bool:
+    """Whether the process may still be there; elsewhere than on POSIX a signal of 0 is no question, so it may."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's, or a number that cannot be asked for
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _one_line(path: str | PathLike[str]) -> Iterator[None]:
+    """What the file system refuses, as one `EditError`; what safetensors writes has an error of its own for that."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise EditError(f"{path} cannot be written: {_reason(error)}; choose another place") from error
 
 
 def _write_new(path: Path, pieces: Sequence[bytes | memoryview]) -> None:

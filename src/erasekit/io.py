@@ -79,7 +79,14 @@ def load(path: str | PathLike[str]) -> Edit:
     Raises:
         EditError: no such file, a pickle, damaged, not an edit, or of a newer format version.
     """
-    data = read_bytes(path)
+    return parse(read_bytes(path), path)
+
+
+def parse(data: bytes, path: str | PathLike[str]) -> Edit:
+    """The edit in the bytes of a file, for who also needs their hash: read once, both are of the same content.
+
+    `path` is what errors call it; they are those of `load`.
+    """
     metadata = _header(data, path).get("__metadata__") or {}
     document = _read_document(metadata, path)
     try:

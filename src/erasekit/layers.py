@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from erasekit.adapters import silenced
+from erasekit.errors import ModelError
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +24,17 @@ class Layer:
 
 # The edits that are on a module now, oldest first. Weak: a pipeline that is dropped takes its entries along.
 layers: WeakKeyDictionary[nn.Module, list[Layer]] = WeakKeyDictionary()
+
+
+def uncompiled(component: Any) -> Any:
+    """What `torch.compile` wrapped, whose modules have the names of every model like it; anything else as it is."""
+    return getattr(component, "_orig_mod", component)
+
+
+def require_here(place: str, weight: Tensor) -> None:
+    """`ModelError` for a weight whose numbers offloading holds somewhere else."""
+    if weight.is_meta:
+        raise ModelError(f"the weight at {place} is offloaded: call pipe.remove_all_hooks() and pipe.to(device) first")
 
 
 def original(module: nn.Module) -> Tensor:

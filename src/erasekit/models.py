@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ EMBEDDED: dict[str, str] = {
 }
 INDEX = "model_index.json"
 DEFAULTS: dict[str, float] = {"steps": 30, "guidance": 7.5}
+UNREAD = ("safety_checker",)
+"""Parts of a pipeline that `load` leaves out: nothing here needs them."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = [INDEX, "defaults.json", "*/*.json", "*/*.txt", "*/*.model", "*/model*.safetensors",
              "*/diffusion_pytorch_model*.safetensors"]  # fmt: skip
@@ -41,6 +44,14 @@ def resolve(name: str | Path) -> Path:
         return _download(name)
     raise ModelError(f"no model {str(name)!r}: give {', '.join(EMBEDDED)}, an existing diffusers folder, or a hub id "
                      "(owner/name)")  # fmt: skip
+
+
+def public_name(name: str | Path) -> str:
+    """What an edit's file says about its base: a hub id as it is, of a folder its own name, and no path of this machine."""
+    text = os.fspath(name)
+    if HUB_ID.fullmatch(text) and not Path(text).exists():
+        return text
+    return Path(os.path.normpath(Path(text).expanduser().absolute())).name
 
 
 def _embedded(name: str) -> Path:
@@ -90,18 +101,29 @@ def defaults(folder: Path) -> dict[str, float]:
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The precision in which a folder stores its denoiser (float32 where it cannot be told)."""
+    """The precision of the files that a folder's denoiser is read from (float32 where it cannot be told)."""
     import torch
-    from safetensors import SafetensorError, safe_open
 
-    names = {"F16": torch.float16, "BF16": torch.bfloat16}
-    for path in sorted(folder.glob("unet/*.safetensors")) + sorted(folder.glob("transformer/*.safetensors")):
-        try:
-            with safe_open(path, "pt") as file:
-                return names.get(file.get_slice(next(iter(file.keys()))).get_dtype(), torch.float32)
-        except (SafetensorError, OSError, StopIteration) as error:
-            raise ModelError(f"cannot read {path} ({error}): the file is damaged, copy it again") from error
-    return torch.float32
+    from erasekit.backbones import _stored
+
+    found = [_stored.precision(folder / part, "diffusion_pytorch_model") for part in ("unet", "transformer")
+             if (folder / part).is_dir()]  # fmt: skip
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(found[0] if found else "", torch.float32)
+
+
+def keep_unread(source: Path, saved: Path) -> list[str]:
+    """Give a folder that was saved from what `load` read in `source` the parts that `load` leaves out, and their entries in
+    the index; returns those that `source` names without having their weights."""
+    from erasekit.backbones import _stored
+
+    index, own = read_json(source / INDEX), read_json(saved / INDEX)
+    named = [part for part in UNREAD if isinstance(index.get(part), list) and any(index[part])]
+    missing = [part for part in named if not _stored.copy_part(source / part, saved / part)]
+    kept = {part: index[part] for part in named if part not in missing}
+    if kept:
+        required = {key: index[key] for key in ("requires_safety_checker",) if key in index}
+        (saved / INDEX).write_text(json.dumps(own | kept | required, indent=2) + "\n", encoding="utf-8")
+    return missing
 
 
 def load(name: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu") -> DiffusionPipeline:
@@ -115,8 +137,7 @@ def load(name: str | Path, *, dtype: torch.dtype | None = None, device: str = "c
     folder = resolve(name)
     pipe = _read_pipeline(folder, dtype or (torch.float32 if device == "cpu" else torch.float16))
     pipe.set_progress_bar_config(disable=True)
-    # What an edit's file will say about its base: the name a user would give, and no path of this machine.
-    pipe.register_to_config(_name_or_path=folder.name if Path(name).exists() else str(name))
+    pipe.register_to_config(_name_or_path=public_name(name))
     return pipe.to(device)
 
 
@@ -124,12 +145,17 @@ def _read_pipeline(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
     from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
-    options = {"safety_checker": None, "requires_safety_checker": False}
+    from erasekit.backbones import _folder, _stored
+
+    _folder.check(folder)
+    options = {**dict.fromkeys(UNREAD), "requires_safety_checker": False}
     index = read_json(folder / INDEX)
     given = {key: value for key, value in options.items() if key in index}
     try:
-        return DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True, **given)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
+        return DiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, variant=_stored.variant(folder), local_files_only=True, **given
+        )
+    except (OSError, ValueError, LookupError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot load the model in {folder} ({reason}): a file is missing, damaged or of an "
                          "unsupported kind; copy the folder again") from error  # fmt: skip

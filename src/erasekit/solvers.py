@@ -20,6 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 EXACT = math.inf
+FLOOR = 1e-9
+"""A ridge is at least this fraction of the mean diagonal that it is added to: below, rounding decides the factorisation."""
+ROUNDING = 1e-13
+"""Damping is at least this fraction of the trace that it is added to: less than what rounding leaves between equal columns."""
 BLOCKS = 4
 """A Gram matrix is multiplied in so many bands: 5/8 of the work, and products still large enough to be fast."""
 
@@ -77,11 +81,13 @@ class RightFactor:
 
 
 def prior(moment: Float[Tensor, "d d"], *, ridge: float) -> Prior:
-    """C = moment + ridge I as a factor; `ridge` > 0 in the units of `moment`. Raises ValueError otherwise."""
-    if not ridge > 0:
-        raise ValueError(f"a prior needs ridge > 0, got {ridge}")
+    """C = moment + ridge I as a factor; `ridge` in the units of `moment`, and at least FLOOR of its mean diagonal, so that a
+    moment of any rank and scale has one. Raises ValueError for a ridge below 0, and for 0 on a moment of 0."""
     matrix = moment.to("cpu", torch.float64).clone()
-    matrix.diagonal().add_(ridge)
+    added = max(ridge, FLOOR * float(matrix.diagonal().mean()))
+    if not (ridge >= 0 and added > 0):
+        raise ValueError(f"a prior needs ridge > 0, got {ridge}")
+    matrix.diagonal().add_(added)
     return Prior(torch.linalg.cholesky(matrix))
 
 
@@ -201,7 +207,7 @@ def _damped(white: Float[Tensor, "d n"], scale: float) -> tuple[Float[Tensor, "n
     """(X^T X + I/a)^-1 X^T, by whichever of the n x n and d x d forms is smaller (both positive definite)."""
     wide = white.shape[1] > white.shape[0]
     normal = gram(white.T if wide else white)
-    normal.diagonal().add_(1 / scale)
+    normal.diagonal().add_(max(1 / scale, ROUNDING * float(normal.diagonal().sum())))
     lower = torch.linalg.cholesky(normal)
     rows = torch.cholesky_solve(white, lower).T if wide else torch.cholesky_solve(white.T.contiguous(), lower)
     diagonal = lower.diagonal()

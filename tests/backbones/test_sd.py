@@ -127,6 +127,7 @@ def test_folder_equals_pipeline(folder):
     live = backbone(StableDiffusionPipeline.from_pretrained(folder, safety_checker=None))
     lazy = backbone(folder)
     assert lazy.family == live.family == folder.name[:3]
+    assert lazy.model_id == live.model_id == folder.name, "no path of this machine reaches an edit's file"
     assert torch.equal(lazy.encode(PROMPTS), live.encode(PROMPTS))
     assert lazy.sites("all") == live.sites("all")
     assert all(torch.equal(lazy.weight(s), live.weight(s)) for s in lazy.sites("all"))
@@ -208,6 +209,16 @@ def test_broken_files_are_one_clear_error(sd1_folder, tmp_path, part, harm):
         for site in model.sites("all"):
             model.weight(site)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet"])
+def test_an_offloaded_part_is_one_clear_error(part, sd1):
+    import erasekit
+
+    getattr(sd1, part).to("meta")
+    for method in ("erasepro", "uce"):
+        with pytest.raises(ModelError, match=rf"the weight at {part}/.* is offloaded: call pipe.remove_all_hooks"):
+            erasekit.erase(sd1, "cat", anchor="dog", method=method)
 
 
 def test_folder_without_index(sd1_folder, tmp_path):

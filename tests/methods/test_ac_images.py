@@ -102,6 +102,10 @@ def test_a_folder_of_images_with_captions_is_learned_from_and_belongs_to_the_run
     edit = fit(sd1, folder=str(folder), checkpoint=tmp_path / "run")
     assert state(sd1) == before and edit.parameters["folder"] == "dogs"
     assert any("not used: 1" in said for said in edit.self_check["warnings"])
+    sibling = tiny.sd1()
+    sibling.vae = tiny.sd1(seed=7).vae  # its latents of the images are others
+    with pytest.raises(TrainingError, match=r"another run \(other data\)"):
+        fit(sibling, folder=str(folder), checkpoint=tmp_path / "run")
     (folder / "c.txt").write_text("another dog")
     with pytest.raises(TrainingError, match="another run"):
         fit(sd1, folder=str(folder), checkpoint=tmp_path / "run")

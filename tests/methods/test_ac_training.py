@@ -108,3 +108,20 @@ def test_the_embedding_moves_the_targets_own_rows_alone(sd1, tmp_path: Path) -> 
     assert same(edit, fit(sd1, "cat fox", anchor="cat", variant="embedding", steps=10))
     with pytest.raises(UsageError, match="no row of the token table can move"):
         fit(sd1, "cat", anchor="cat fox", variant="embedding")
+
+
+def test_the_rows_gradient_does_not_underflow_in_a_float16_encoder() -> None:
+    def gradient(half: bool) -> torch.Tensor:
+        pipe = tiny.sd1()
+        pipe.text_encoder.to(torch.float16 if half else torch.float32)
+        with opened(pipe, variant="embedding") as run:
+            own = run.bench.student
+            with own.active():
+                text = own.encode(["a photo of the cat"])
+                assert text.dtype == torch.float32
+                value = 1e-6 * (text.square() * torch.linspace(0, 1, text.shape[-1])).mean()
+            return torch.autograd.grad(value, own.trained["rows"])[0]
+
+    full, found = gradient(False), gradient(True)
+    assert found.dtype == torch.float32 and float((found == 0).float().mean()) < 0.1
+    assert float((found - full).norm()) < 0.2 * float(full.norm())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import tiny
 import torch
 from PIL import Image
 from test_esd import fit, opened, same
@@ -137,6 +138,11 @@ def test_a_killed_run_goes_on_to_the_same_edit_and_another_image_is_another_run(
     resumed, whole = fit(sd1, CAPTION, **options, checkpoint=tmp_path), fit(sd1, CAPTION, **options)
     assert same(resumed, whole) and resumed.self_check == whole.self_check
     assert not same(whole, fit(sd1, CAPTION, **(options | {"folder": ""})))
+    sibling = tiny.sd1()
+    sibling.vae = tiny.sd1(seed=7).vae  # its latents of the image are others
+    with pytest.raises(TrainingError, match=r"another run \(other data\)"):
+        fit(sibling, CAPTION, **options, checkpoint=tmp_path)
+    assert same(fit(tiny.sd1(), CAPTION, **options, checkpoint=tmp_path), whole)
     picture(folder, seed=1)
     with pytest.raises(TrainingError, match=r"another run \(other data\)"):
         fit(sd1, CAPTION, **options, checkpoint=tmp_path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from erasekit import solvers
@@ -50,6 +52,18 @@ def test_the_second_time_is_read_and_only_the_same_thing_is(sd1, sd1_folder: Pat
     assert through(sd1, tmp_path, kind="other") == 1
     assert through(tiny.sd1(seed=1), tmp_path) == through(tiny.sd2(), tmp_path) == 1
     assert len(list(tmp_path.iterdir())) == 6 and all(path.suffix == ".safetensors" for path in tmp_path.iterdir())
+
+
+def test_a_file_of_older_transformers_gives_the_same_digest(sd1, sd1_folder: Path, tmp_path: Path) -> None:
+    """Hub files prefix every name, and hold position numbers, which are integers."""
+    older = Path(shutil.copytree(sd1_folder, tmp_path / "m"))
+    path = older / "text_encoder" / "model.safetensors"
+    held = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(path).items()}
+    save_file(held | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, path)
+    assert text_digest(backbone(older)) == text_digest(backbone(sd1)) == text_digest(backbone(sd1_folder))
+    request = EraseRequest.build("cat", anchor="dog", retain=["fox"], retain_cache=tmp_path / "cache")
+    UCE().fit(backbone(older), request, UCEConfig())
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_the_digest_sees_weights_settings_and_tokenizer(sd1) -> None:

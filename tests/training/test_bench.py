@@ -109,3 +109,13 @@ def test_gradients_do_not_underflow_in_a_float16_model(sd1) -> None:
     for wanted, own in ((full[:1], found[:1]), (full[1:], found[1:])):
         a, b = (torch.cat([tensor.flatten() for tensor in part]) for part in (wanted, own))
         assert float((a - b).norm()) < 0.2 * float(a.norm())
+
+
+def test_a_sampler_computes_as_the_pipeline_does_and_not_as_training_does(sd1) -> None:
+    unet, draw = sd1.unet.half(), torch.Generator().manual_seed(0)
+    latents, text = torch.randn(1, 4, 16, 16, generator=draw), torch.randn(1, 77, 32, generator=draw)
+    with torch.no_grad():
+        own = unet(latents.half(), 500, encoder_hidden_states=text.half()).sample
+        found = Denoiser(unet, "stored")(latents, 500, text)
+    assert found.dtype == torch.float32 and torch.equal(found, own.float())
+    assert Denoiser(unet, "model").autocast and not Denoiser(unet, "stored").autocast

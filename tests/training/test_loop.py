@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 
 from erasekit.errors import EditError, TrainingError, UsageError
 from erasekit.training.checkpoint import FILE, Checkpoint
-from erasekit.training.loop import Step, generator, train
+from erasekit.training.loop import State, Step, generator, train
 from erasekit.training.settings import TrainingConfig
 
 SMALL = TrainingConfig(steps=7, rate=0.1, save_every=2)
@@ -72,6 +73,55 @@ def test_the_average_is_the_result() -> None:
     for state in states:
         wanted = 0.5 * wanted + 0.5 * state
     assert torch.allclose(found["a"], wanted, atol=1e-6)
+
+
+def test_tensors_that_take_turns_are_averaged_as_if_alone() -> None:
+    def averaged(names: str) -> dict[str, torch.Tensor]:
+        trained = {name: torch.zeros(3, requires_grad=True) for name in names}
+
+        def loss(step: Step) -> torch.Tensor:
+            own = names[step.index % len(names)]
+            return (trained[own] - torch.randn(3, generator=generator(own, step.index // len(names)))).square().mean()
+
+        config = TrainingConfig(steps=4 * len(names), rate=0.1, ema=0.7)
+        train(trained, loss, config, seed=0, progress=lambda *_: None)
+        return trained
+
+    both, alone = averaged("ab"), averaged("a") | averaged("b")
+    assert all(torch.equal(both[name], alone[name]) and bool(both[name].any()) for name in "ab")
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_is_trained_is_put_in_again_for_the_backward_pass_only_where_it_recomputes(recompute: bool) -> None:
+    entered, trained = [], leaves()
+
+    @contextmanager
+    def active():
+        entered.append(1)
+        yield
+
+    train(trained, noisy(trained), TrainingConfig(steps=3, accumulate=2, recompute=recompute), seed=0, active=active,
+          progress=lambda *_: None)  # fmt: skip
+    assert len(entered) == 6 * recompute
+
+
+def test_a_state_is_read_in_one_pass_and_names_that_begin_alike_are_kept_apart() -> None:
+    class Once(dict):
+        passes = 0
+
+        def items(self):
+            self.passes += 1
+            return super().items()
+
+    made = {"a": torch.ones(2, requires_grad=True), "a.b": torch.ones(3, requires_grad=True)}
+    state = State(made, SMALL)
+    sum(tensor.square().sum() for tensor in made.values()).backward()
+    state.optimiser.step()
+    saved = Once({name: tensor.detach().clone() for name, tensor in state.tensors().items()})
+    fresh = State({name: torch.zeros_like(tensor).requires_grad_() for name, tensor in made.items()}, SMALL)
+    fresh.load(saved, [0.5])
+    assert saved.passes == 1 and fresh.losses == [0.5] and fresh.tensors().keys() == saved.keys()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in fresh.tensors().items())
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -138,7 +188,7 @@ def test_a_full_disk_is_one_line_and_the_state_before_stays(tmp_path: Path, monk
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(EditError, match=r"cannot be written \(.*No space left.*\): free some space") as error:
+    with pytest.raises(EditError, match=r"cannot be written: .*No space left.*; choose another place") as error:
         Checkpoint.at(tmp_path, {}).save(leaves(), [])
     assert "\n" not in str(error.value) and [path.name for path in tmp_path.iterdir()] == [FILE]
     assert (tmp_path / FILE).read_bytes() == before

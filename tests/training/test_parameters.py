@@ -117,6 +117,14 @@ def test_every_switch_of_the_model_is_put_back_after_an_exception(sd1) -> None:
     assert all(p is own[name] for name, p in sd1.unet.named_parameters())
 
 
+def test_a_run_recomputes_if_it_is_told_to_and_not_because_the_model_did(sd1) -> None:
+    sd1.unet.enable_gradient_checkpointing()
+    for asked, inside in ((False, False), (True, True), (None, True)):
+        with held(sd1.unet, recompute=asked):
+            assert sd1.unet.is_gradient_checkpointing is inside
+        assert sd1.unet.is_gradient_checkpointing
+
+
 def test_half_precision_models_have_float32_masters(sd1) -> None:
     unet = sd1.unet.to(torch.bfloat16)
     student = Student(unet, select(unet, "cross.kv"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasekit.errors import ModelError, UsageError
+from erasekit.errors import UsageError
 
 if TYPE_CHECKING:
     from erasekit.backbones.base import Backbone
@@ -28,11 +27,10 @@ def backbone(model: Any) -> Backbone:
     if not isinstance(model, str | Path):
         return _class(type(model).__name__).from_pipeline(model)
     from erasekit import models
+    from erasekit.backbones._folder import pipeline_class
 
     folder = Path(models.resolve(str(model)))
-    # What an edit's file says about its base: the name a user would give, and no path of this machine.
-    name = folder.name if Path(model).exists() else str(model)
-    return _class(_pipeline_class(folder)).from_folder(folder, model_id=name)
+    return _class(pipeline_class(folder)).from_folder(folder, model_id=models.public_name(model))
 
 
 def _class(name: str) -> Any:
@@ -40,12 +38,3 @@ def _class(name: str) -> Any:
         raise UsageError(f"models of class {name} are not supported: use {', '.join(BACKBONES)}")
     module, _, attribute = BACKBONES[name].partition(":")
     return getattr(import_module(module), attribute)
-
-
-def _pipeline_class(folder: Path) -> str:
-    index = folder / "model_index.json"
-    try:
-        name = json.loads(index.read_text())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder} has no readable model_index.json: give a complete diffusers folder") from error
-    return name if isinstance(name, str) else name[-1]

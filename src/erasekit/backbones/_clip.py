@@ -22,6 +22,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda x: (1.702 * x).sigmoid_().mul_(x),
     "gelu": F.gelu,
 }
+LAYER = {  # module of a layer -> the shape of its weight: the encoder's width (w) and its MLP's (m)
+    "layer_norm1": "w", "layer_norm2": "w", "mlp.fc1": "mw", "mlp.fc2": "wm",
+    **{f"self_attn.{name}": "ww" for name in ROLES.values()},
+}  # fmt: skip
 ROWS = 3080  # positions at a time: bounds the memory of the MLP's hidden layer, and is enough for fast products
 WORTH = 0.9  # fewer different positions than this fraction are computed apart: copying them out costs something too
 
@@ -69,6 +73,7 @@ class ClipTower:
         if name not in ACTIVATIONS:
             raise ModelError(f"the text encoder's activation {name} is not supported: use {' or '.join(ACTIVATIONS)}")
         self.activation = ACTIVATIONS[name]
+        self.width = _check_shapes(weights, self.depth, self.heads)
         stored = weights.get("final_layer_norm.weight").dtype
         self.dtype = torch.promote_types(stored, torch.float32)
 
@@ -152,3 +157,20 @@ class ClipTower:
 
     def _get(self, name: str) -> Tensor:
         return self.weights.get(name).to(self.dtype)
+
+
+def _check_shapes(weights: Weights, depth: int, heads: int) -> int:
+    """The encoder's width, which all its weights must fit; else `ModelError` names the one that does not."""
+    (width,) = weights.require("final_layer_norm.weight", (None,))
+    for table in ("token_embedding", "position_embedding"):
+        weights.require(f"embeddings.{table}.weight", (None, width))
+    if width % heads:
+        raise ModelError(f"the text encoder's config.json has {heads} attention heads, which do not divide its width of "
+                         f"{width}: fetch the model's files again")  # fmt: skip
+    for layer in range(depth):
+        name = f"encoder.layers.{layer}"
+        sides = {"w": width, "m": weights.require(f"{name}.mlp.fc1.weight", (None, width))[0]}
+        for module, shape in LAYER.items():
+            weights.require(f"{name}.{module}.weight", tuple(sides[side] for side in shape))
+            weights.require(f"{name}.{module}.bias", (sides[shape[0]],))
+    return width

@@ -6,17 +6,21 @@ Every weight is checked for NaN and infinity when it is first read, so that no e
 from __future__ import annotations
 
 import difflib
-import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from erasekit.backbones._stored import damaged, located
 from erasekit.errors import ModelError
-from erasekit.layers import originals
+from erasekit.layers import originals, require_here, uncompiled
 
+T = TypeVar("T")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PREFIX = "text_model."  # hub files and some encoder classes put it before every text module
 
 
@@ -33,6 +37,10 @@ class Weights(ABC):
     def read(self, stored: str) -> Tensor:
         """The tensor under its stored name."""
 
+    @abstractmethod
+    def shape(self, stored: str) -> tuple[int, ...]:
+        """The shape of the tensor under its stored name, the tensor left unread."""
+
     def __init__(self, component: str) -> None:
         self.component = component
         self._known: dict[str, str] = {}  # name -> stored name
@@ -44,21 +52,44 @@ class Weights(ABC):
 
     def get(self, name: str) -> Tensor:
         """The weight, finite; a missing name or a NaN raises `ModelError` naming it."""
-        stored = self._known.get(name) or self.stored(name)
-        if stored is None:
-            near = difflib.get_close_matches(name, sorted(self.names()), n=2, cutoff=0.3)
-            hint = f"; the nearest names are {', '.join(near)}" if near else ""
-            raise ModelError(f"{self.component} has no weight {name}{hint}: is it a complete diffusers model?")
+        stored = self._known.get(name) or self._found(name)
         tensor = self.read(stored).detach()
         self._known[name] = stored
         if stored not in self._checked:
             self._check(tensor, stored)
         return tensor
 
+    def require(self, name: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
+        """The weight's shape, which must be this one (None: any number); else `ModelError` names the weight and where it is."""
+        stored = self._found(name)
+        found = self.shape(stored)
+        if len(found) != len(shape) or any(b not in (None, a) for a, b in zip(found, shape, strict=True)):
+            wanted = " x ".join("any" if side is None else str(side) for side in shape)
+            raise ModelError(f"{self._place(stored)} is {' x '.join(map(str, found))}, and the model's text width asks for "
+                             f"{wanted}: fetch the model's files again")  # fmt: skip
+        return found
+
+    def _found(self, name: str) -> str:
+        stored = self.stored(name)
+        if stored is None:
+            near = difflib.get_close_matches(name, sorted(self.names()), n=2, cutoff=0.3)
+            hint = f"; the nearest names are {', '.join(near)}" if near else ""
+            raise ModelError(f"{self.component} has no weight {name}{hint}: is it a complete diffusers model?")
+        return stored
+
+    def _place(self, stored: str) -> str:
+        """Where a weight is, for a message."""
+        return f"{self.component}/{stored}"
+
     def _check(self, tensor: Tensor, stored: str) -> None:
+        require_here(self._place(stored), tensor)
+        if tensor.dtype not in FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(f"{self._place(stored)} holds {kind} numbers, which are not edited: give the model in float16, "
+                             "bfloat16 or float32")  # fmt: skip
         low, high = torch.aminmax(tensor)  # NaN reaches both ends
         if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise ModelError(f"{self.component}/{stored} contains NaN or infinity: fetch the model's files again")
+            raise ModelError(f"{self._place(stored)} contains NaN or infinity: fetch the model's files again")
         self._checked.add(stored)
 
 
@@ -68,6 +99,7 @@ class ModuleWeights(Weights):
 
     def __init__(self, component: str, module: nn.Module) -> None:
         super().__init__(component)
+        module = uncompiled(module)
         self._tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         wrapped = next((n for n in self._tensors if ".base_layer." in n or ".lora_" in n), None)
         if wrapped:
@@ -78,6 +110,10 @@ class ModuleWeights(Weights):
     def names(self) -> set[str]:
         """Every parameter and buffer."""
         return set(self._tensors)
+
+    def shape(self, stored: str) -> tuple[int, ...]:
+        """The live tensor's."""
+        return tuple(self._tensors[stored].shape)
 
     def read(self, stored: str) -> Tensor:
         """The tensor that the module has when no edit is on it."""
@@ -91,55 +127,29 @@ class FolderWeights(Weights):
 
     def __init__(self, component: str, folder: Path, stem: str) -> None:
         super().__init__(component)
-        self._where = _locate(folder, stem)
+        self._where = located(folder, stem)
         self._files: dict[Path, safe_open] = {}
 
     def names(self) -> set[str]:
         """Every name in the component's files."""
         return set(self._where)
 
+    def shape(self, stored: str) -> tuple[int, ...]:
+        """As the file's header has it."""
+        return tuple(self._asked(stored, lambda file: file.get_slice(stored).get_shape()))
+
     def read(self, stored: str) -> Tensor:
         """The tensor from its file (memory-mapped where the platform can)."""
+        return self._asked(stored, lambda file: file.get_tensor(stored))
+
+    def _asked(self, stored: str, question: Callable[[safe_open], T]) -> T:
         path = self._where[stored]
         try:
             if path not in self._files:
                 self._files[path] = safe_open(path, "pt")
-            return self._files[path].get_tensor(stored)
+            return question(self._files[path])
         except (SafetensorError, OSError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
 
-
-def _locate(folder: Path, stem: str) -> dict[str, Path]:
-    """Stored name -> file: one file, shards behind an index, or the same of a variant such as fp16."""
-    whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if not whole.exists() and not index.exists():
-        variants = [p for p in sorted(folder.glob(f"{stem}.*.safetensors")) if "-of-" not in p.name]
-        indices = sorted({*folder.glob(f"{stem}.*index*.json")})
-        whole, index = next(iter(variants), whole), next(iter(indices), index)
-    if whole.exists():
-        return dict.fromkeys(_keys(whole), whole)
-    if index.exists():
-        return _shards(index)
-    if (found := sorted(folder.glob("*.bin"))) or (found := sorted(folder.glob("*.ckpt"))):
-        raise ModelError(f"{found[0]} is a pickle, which is not read: save the model with safe_serialization=True")
-    raise ModelError(f"{folder} has no {stem}.safetensors: fetch the whole diffusers folder")
-
-
-def _shards(index: Path) -> dict[str, Path]:
-    try:
-        table = json.loads(index.read_text())["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(index, error) from error
-    return {name: index.parent / Path(file).name for name, file in table.items()}
-
-
-def _keys(path: Path) -> list[str]:
-    try:
-        with safe_open(path, "pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"{path} cannot be read, it is damaged or incomplete ({error}): fetch it again")
+    def _place(self, stored: str) -> str:
+        return f"{stored} in {self._where[stored]}"

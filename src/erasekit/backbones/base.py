@@ -111,7 +111,8 @@ class Backbone(Protocol):
         ...
 
     def weight(self, site: Site) -> Tensor:
-        """The original weight (out, in), without the edits that are on, in the model's dtype."""
+        """The original weight (out, in), without the edits that are on, in the model's dtype and on the CPU, where all is
+        solved: features that a tower gives may be on another device."""
         ...
 
     def denoiser(self) -> Any:

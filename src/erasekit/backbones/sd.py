@@ -7,7 +7,6 @@ that are on it).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,13 @@ import torch
 from torch import Tensor
 
 from erasekit.backbones._clip import ROLES, ClipTower
+from erasekit.backbones._folder import REMEDY, check_tokenizer, text_config
+from erasekit.backbones._stored import variant_of
 from erasekit.backbones._weights import FolderWeights, ModuleWeights, Weights
 from erasekit.backbones.base import Site, Tokens
 from erasekit.errors import ModelError, UsageError
+from erasekit.layers import uncompiled
+from erasekit.models import public_name, read_json
 
 CROSS = re.compile(r"(.*\.attn2\.to_([kv]))\.weight")
 GROUPS = {
@@ -40,9 +43,9 @@ class SDBackbone:
         pipeline is where a method that trains gets the denoiser from."""
         self.model_id = model_id
         self._folder = folder or Path()
-        self._unet = None if live is None else live.unet
+        self._unet = None if live is None else uncompiled(live.unet)
         self._vae = getattr(live, "vae", None)
-        self._text = getattr(live, "text_encoder", None)
+        self._text = uncompiled(getattr(live, "text_encoder", None))
         self._scheduler = None if live is None else dict(live.scheduler.config)
         # The two generations differ in width, padding and activation; only this switch is the same in every size.
         self.family = "sd2" if configs["unet"].get("use_linear_projection") else "sd1"
@@ -51,11 +54,16 @@ class SDBackbone:
         self.length = int(configs["text_encoder"].get("max_position_embeddings", 77))
         self._weights: dict[str, Weights] = {"text_encoder": text, "unet": unet}
         self._sites = [*_text_sites(self.tower.depth), *_cross_sites(unet.names(), self.tower.depth)]
+        for site in self.sites("cross.kv"):
+            unet.require(f"{site.module}.weight", (None, self.tower.width))
 
     @classmethod
     def from_folder(cls, folder: Path, *, model_id: str | None = None) -> SDBackbone:
         """Reads a diffusers folder lazily. A missing or damaged file raises `ModelError` naming it."""
-        configs = {part: _config(folder / part / "config.json") for part in ("text_encoder", "unet")}
+        configs = {
+            "text_encoder": text_config(folder / "text_encoder" / "config.json"),
+            "unet": read_json(folder / "unet" / "config.json"),
+        }
         return cls(
             model_id=model_id or folder.name,
             tokenizer=_tokenizer(folder / "tokenizer"),
@@ -68,8 +76,9 @@ class SDBackbone:
     @classmethod
     def from_pipeline(cls, pipe: Any) -> SDBackbone:
         """Wraps a live diffusers pipeline, which stays bitwise as it is."""
+        name = getattr(pipe, "name_or_path", "") or pipe.config.get("_name_or_path") or type(pipe).__name__
         return cls(
-            model_id=str(getattr(pipe, "name_or_path", "") or pipe.config.get("_name_or_path") or type(pipe).__name__),
+            model_id=public_name(name),
             tokenizer=pipe.tokenizer,
             text=ModuleWeights("text_encoder", pipe.text_encoder),
             unet=ModuleWeights("unet", pipe.unet),
@@ -113,8 +122,8 @@ class SDBackbone:
         return [site for site in self._sites if site.group in wanted]
 
     def weight(self, site: Site) -> Tensor:
-        """The original weight (out, in), without the edits that are on, in the model's dtype. Read it only."""
-        return self._weights[site.component].get(f"{site.module}.weight")
+        """The original weight (out, in), without the edits that are on, in the model's dtype, on the CPU. Read it only."""
+        return self._weights[site.component].get(f"{site.module}.weight").cpu()
 
     def denoiser(self) -> Any:
         """The U-Net: the pipeline's own, or the folder's in float32, read once when it is first asked for."""
@@ -137,7 +146,7 @@ class SDBackbone:
     def noise_schedule(self) -> dict[str, Any]:
         """The configuration of the scheduler that the model comes with."""
         if self._scheduler is None:
-            self._scheduler = _config(self._folder / "scheduler" / "scheduler_config.json")
+            self._scheduler = read_json(self._folder / "scheduler" / "scheduler_config.json")
         return self._scheduler
 
     def fingerprint(self, site: Site) -> dict[str, str]:
@@ -159,13 +168,6 @@ def _cross_sites(names: set[str], depth: int) -> list[Site]:
     return [Site("unet", m[1], f"cross.{m[2]}", depth) for m in matches]
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): fetch the whole diffusers folder") from error
-
-
 def _read_unet(folder: Path) -> Any:
     return _read_part(folder, "unet", "diffusers", "UNet2DConditionModel")
 
@@ -178,19 +180,25 @@ def _read_part(folder: Path, part: str, library: str, name: str) -> Any:
 
     kind, precision = getattr(import_module(library), name), "dtype" if library == "transformers" else "torch_dtype"
     try:
-        found = kind.from_pretrained(folder / part, **{precision: torch.float32}, local_files_only=True)
+        found = kind.from_pretrained(
+            folder / part, **{precision: torch.float32}, variant=variant_of(folder / part), local_files_only=True
+        )
         return found.eval()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load the {part} in {folder} ({reason}): copy the model folder again") from error
+        raise ModelError(
+            f"cannot load the {part} in {folder} ({_first(error)}): copy the model folder again"
+        ) from error
 
 
 def _tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizer
 
-    if not folder.is_dir():
-        raise ModelError(f"{folder} is missing: fetch the whole diffusers folder")
+    check_tokenizer(folder)
     try:
         return CLIPTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} holds no readable tokenizer ({error}): fetch it again") from error
+    except Exception as error:  # the tokenizers library raises nothing narrower for files that do not fit together
+        raise ModelError(f"{folder} holds no readable tokenizer ({_first(error)}): {REMEDY}") from error
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

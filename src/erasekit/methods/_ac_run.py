@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import fingerprint
+from erasekit.fingerprint import parts_sha256
 from erasekit.layers import unedited
 from erasekit.methods import Progress
 from erasekit.methods._ac_batch import Batch, Reader, picked
@@ -25,7 +27,7 @@ from erasekit.training import images as pictures
 from erasekit.training.bench import Bench, opened
 from erasekit.training.loop import Step, generator
 from erasekit.training.parameters import held
-from erasekit.training.probes import energy, spread
+from erasekit.training.probes import energy, relative_drift, spread
 
 if TYPE_CHECKING:
     from erasekit.methods.ac import ACConfig
@@ -46,11 +48,12 @@ class Run:
     rows: Mapping[int, int] = field(default_factory=dict)
     """An image's number -> its row in `images`."""
 
-    @property
+    @cached_property
     def data(self) -> str:
-        """A digest of all captions, and of the files of images."""
+        """A digest of all captions, of the files of images, and of the autoencoder where images pass it."""
         captions = repr((self.gallery.drawn, self.gallery.items))
-        return hashlib.sha256(f"{captions}{pictures.digest(self.files)}".encode()).hexdigest()
+        vae = "" if self.vae is None else parts_sha256({"vae": self.vae})
+        return hashlib.sha256(f"{captions}{pictures.digest(self.files)}{vae}".encode()).hexdigest()
 
     @property
     def beside(self) -> list[Any]:
@@ -98,7 +101,7 @@ class Run:
         with self.bench.student.active():
             return self.predict(batch, batch.captions)
 
-    def measure(self) -> tuple[float, float, float]:
+    def measure(self) -> tuple[float, float, float | None]:
         """(residual, anchor drift, retained drift) half-way through sampling, on noise that training did not see.
 
         How far the student's target is from its anchor, and its anchor from the frozen model's, both relative to how far
@@ -114,7 +117,7 @@ class Run:
             (own,), (found,) = self._probe(prompt, [prompt], i)
             drift, size = drift + energy(found - own), size + energy(own)
         gap = max(before, 1e-30)
-        return (left / gap) ** 0.5, (moved / gap) ** 0.5, (drift / max(size, 1e-30)) ** 0.5
+        return (left / gap) ** 0.5, (moved / gap) ** 0.5, relative_drift(drift, size)
 
     def warnings(self, moved: float) -> list[str]:
         """What the self-check should say; `moved`: the anchor's drift."""

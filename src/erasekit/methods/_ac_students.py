@@ -21,6 +21,7 @@ from erasekit.training.result import changes, settle
 
 VARIANTS = {"cross.kv": "cross.kv", "attention": "attention", "full": "all", "embedding": ""}
 TABLE = "embeddings.token_embedding"
+HALF_SCALE = 1024.0  # gradients are this much larger while they are in a float16 encoder, or they would underflow
 
 
 @contextmanager
@@ -67,6 +68,7 @@ class RowsStudent:
         self.table: nn.Module = self.encoder.get_input_embeddings()
         weight: Tensor = self.table.weight  # pyright: ignore[reportAssignmentType]
         self.weight = weight
+        self.scale = HALF_SCALE if weight.dtype == torch.float16 else 1.0
         self.ids = torch.tensor(ids, device=weight.device)
         self.original = weight.detach()[self.ids].to(torch.promote_types(weight.dtype, torch.float32))
         self.trained: dict[str, Tensor] = {"rows": self.original.clone().requires_grad_()}
@@ -87,15 +89,25 @@ class RowsStudent:
             handle.remove()
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """What the cross-attention reads: (n, length, width), with gradient to the rows where it is active."""
+        """What the cross-attention reads: (n, length, width), with gradient to the rows where it is active; float32 (at
+        least), so that gradients are scaled before they are rounded to the encoder's dtype."""
         ids = self.backbone.tokenize(prompts).ids.to(self.weight.device)
         with torch.autocast(self.weight.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.encoder(ids)[0]
+            text = self.encoder(ids)[0]
+        return lifted(text.to(torch.promote_types(text.dtype, torch.float32)), self.scale)
 
     def _replaced(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         place = inputs[0][..., None] == self.ids
-        rows = embedding(place.int().argmax(-1), self.trained["rows"])  # looked up: a product rounds under autocast
+        found = embedding(place.int().argmax(-1), self.trained["rows"])  # looked up: a product rounds under autocast
+        rows = lifted(found, 1 / self.scale)
         return torch.where(place.any(-1, keepdim=True), rows.to(output.dtype), output)
+
+
+def lifted(tensor: Tensor, scale: float) -> Tensor:
+    """The tensor itself, whose gradient goes on `scale` times as large (a power of two changes no digit)."""
+    if scale != 1 and tensor.requires_grad:
+        tensor.register_hook(lambda gradient: gradient * scale)
+    return tensor
 
 
 AnyStudent = WeightsStudent | RowsStudent

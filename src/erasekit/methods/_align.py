@@ -24,7 +24,7 @@ from erasekit.methods._check import BOUNDS, Kept, measure
 from erasekit.methods._pairs import Place, Plan
 
 if TYPE_CHECKING:
-    from erasekit.methods.erasepro import EraseProConfig
+    from erasekit.methods._erasepro_config import EraseProConfig
 
 STRONGEST = 1.0
 """An exact update as large as the weight itself: what is only to be kept gives way before that."""
@@ -104,7 +104,7 @@ class Walk:
         rows, at = (self.source[:count] != self.originals[like]).any(2).nonzero(as_tuple=True)
         if len(rows):
             site = next(s for s in self.backbone.sites("text.out") if s.depth == layer)
-            out = self.backbone.weight(site).to(tower.dtype)
+            out = self.backbone.weight(site).to(self.source.device, tower.dtype)
             attended = tower.context(self.originals, layer)[like[rows], at] @ out.T
             # With its output projection cancelled the layer adds only what each position makes of itself.
             alone = tower.layer((self.source[rows, at] + attended)[:, None], layer, {"out": -out})
@@ -214,7 +214,7 @@ class Walk:
         """
         tower = self.backbone.tower
         site = next(s for s in self.backbone.sites("text.out") if s.depth == 0)
-        weight = self.backbone.weight(site).to("cpu", torch.float64)
+        weight = self.backbone.weight(site).double()
         now, aim = tower.context(self.source, 0, deltas), tower.context(self.originals, 0)[self.like]
         inputs, wanted = pick(now, self.hard), pick(aim, self.hard)
         skip = pick(self.reference, self.hard).double() - pick(self.source, self.hard).double()

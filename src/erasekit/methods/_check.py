@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def measure(
     site: Site, weight: Tensor, op: LowRank, *, inputs: Tensor, wanted: Tensor, missed: float, kept: Kept | None
 ) -> dict[str, Any]:
     """The site's record: residuals relative to ||W_o Y||, before (`missed`, absolute) and after the cast to the
-    weight's dtype, ||dW|| / ||W_o||, and the drift ||W R_now - W_o R|| / ||W_o R|| of kept columns."""
+    weight's dtype, ||dW|| / ||W_o||, and the drift ||W R_now - W_o R|| / ||W_o R|| of kept columns (None without any)."""
     old = weight.detach().to("cpu", op.up.dtype)
     change = (old + op.delta(old)).to(weight.dtype).to(old.dtype) - old
     aim = old @ wanted
@@ -58,24 +59,30 @@ def measure(
 
 
 def summary(records: Sequence[dict[str, Any]], warnings: Sequence[str]) -> dict[str, Any]:
-    """`Edit.self_check` from the records of every site (largest values over the sites)."""
+    """`Edit.self_check` from the records of every site (largest values over the sites). Drift is None where nothing
+    was retained: there is nothing to measure it on."""
     largest = {key: max((r[key] for r in records), default=0.0) for key in ("residual", "residual_cast")}
     return {
         "modules": sum(record["rank"] > 0 for record in records),
         "residual": largest["residual_cast"],
         "residual_before_cast": largest["residual"],
         "relative_update": max((r["relative_update"] for r in records), default=0.0),
-        "retained_drift": max((r["drift"] for r in records), default=0.0),
+        "retained_drift": largest_drift(records),
         "sites": list(records),
         "warnings": list(warnings),
     }
 
 
+def largest_drift(records: Sequence[dict[str, Any]]) -> float | None:
+    """The largest over the sites; None where it was measured at none."""
+    return max((record["drift"] for record in records if record["drift"] is not None), default=None)
+
+
 def require_finite(check: dict[str, Any]) -> None:
     """Raises `ModelError` where a measured number is not finite."""
     for record in check["sites"]:
-        numbers = (record["residual"], record["residual_cast"], record["relative_update"], record["drift"])
-        if not all(torch.isfinite(torch.tensor(numbers)).tolist()):
+        numbers = (record["residual"], record["residual_cast"], record["relative_update"], record["drift"] or 0.0)
+        if not all(map(math.isfinite, numbers)):
             raise ModelError(f"{record['site']} gives numbers that are not finite: check the model's weights")
 
 
@@ -88,9 +95,9 @@ def require_exact(check: dict[str, Any], dtype: torch.dtype, *, remedy: str) -> 
         raise InfeasibleError(f"{worst['site']} keeps a residual of {worst[key]:.1e} (bound {bound:.0e}): {remedy}")
 
 
-def _drift(old: Tensor, change: Tensor, kept: Kept | None) -> float:
+def _drift(old: Tensor, change: Tensor, kept: Kept | None) -> float | None:
     if kept is None or not kept.now.shape[1]:
-        return 0.0
+        return None
     moved = old @ (kept.now - kept.before) + change @ kept.now
     return float(moved.norm() / (old @ kept.before).norm())
 

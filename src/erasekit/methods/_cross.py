@@ -123,7 +123,7 @@ def measure(
         "residual": residual / wanted,
         "residual_cast": cast / wanted,
         "relative_update": update / original,
-        "drift": moved / kept if probes.shape[1] else 0.0,
+        "drift": moved / kept if probes.shape[1] else None,
         "rank": op.rank,
     }
 

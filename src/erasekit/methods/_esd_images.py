@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from erasekit.errors import UsageError
+from erasekit.fingerprint import parts_sha256
 from erasekit.methods import Progress
 from erasekit.training.bench import Bench
 from erasekit.training.images import beside, digest, pictures, read_folder
@@ -28,7 +29,7 @@ from erasekit.training.parameters import Student, held
 @dataclass(frozen=True, eq=False)
 class Memorised:
     """The images' clean `latents` (n, c, h, w) on the CPU, the `rows` of them that are each target's, and a digest of
-    the files and their captions (`data`)."""
+    the files, their captions and the autoencoder (`data`)."""
 
     latents: Tensor
     rows: tuple[tuple[int, ...], ...]
@@ -64,7 +65,7 @@ def memorised(bench: Bench[Student], folder: str, progress: Progress) -> Memoris
     vae, (_, height, width) = bench.backbone.autoencoder(), bench.denoise.shape
     with held(vae):
         latents = read_folder(vae, files, (height, width), progress)
-    data = hashlib.sha256(f"{captions}{digest(files)}".encode()).hexdigest()
+    data = hashlib.sha256(f"{captions}{digest(files)}{parts_sha256({'vae': vae})}".encode()).hexdigest()
     return Memorised(latents, rows, data)
 
 

@@ -157,7 +157,7 @@ def measured(bench: Bench, op: Guidance) -> dict[str, Any]:
     residual = closed / (samples * len(request.targets))
     return {
         "modules": 0, "residual": residual, "residual_before_cast": residual, "relative_update": _ratio(*moved),
-        "retained_drift": _ratio(far, size), "sites": [], "warnings": warnings(bench, lines), "gate": lines,
+        "retained_drift": _ratio(far, size) if stay else None, "sites": [], "warnings": warnings(bench, lines), "gate": lines,
         "retained_opened": 1 - shut / samples if stay else None,
     }  # fmt: skip
 

@@ -18,8 +18,8 @@ from erasekit.backbones.base import Backbone
 from erasekit.edit import Dense, LowRank
 from erasekit.methods import Progress, _cross
 from erasekit.methods._features import spread
-from erasekit.methods.mace_refine import FLOOR, Refinement
-from erasekit.solvers import Prior
+from erasekit.methods.mace_refine import Refinement
+from erasekit.solvers import FLOOR, Prior
 
 if TYPE_CHECKING:
     from erasekit.methods.mace import MACEConfig
@@ -65,7 +65,7 @@ class Fusion:
         ops, records = [], []
         for k, site in enumerate(sites):
             progress(k, len(sites), "fusing the LoRAs")
-            weight = backbone.weight(site).detach().cpu()
+            weight = backbone.weight(site)
             up = torch.cat([part for part, _ in self.factors[site.module]], 1)
             pull = torch.cat(self.pulls[site.module])
             over = torch.cholesky_solve(pull.T, metric.lower).T

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erasekit.errors import UsageError
+from erasekit.fingerprint import parts_sha256
 from erasekit.methods import Progress
 from erasekit.methods._mace_concept import Concept, ConceptCheckpoint
 from erasekit.methods.mace_refine import Refinement
@@ -90,4 +91,4 @@ def _about(bench: Bench[LoRA], concept: Concept, found: Refinement) -> dict[str,
     return bench.about("mace") | {
         "retain": bench.request.retain, "captions": found.kept.record["captions_sha256"], "concept": concept.target,
         "images": concept.source.digest,
-    }  # fmt: skip
+    } | ({"autoencoder": parts_sha256({"vae": bench.backbone.autoencoder()})} if concept.source.images else {})  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from erasekit.backbones.base import Backbone, Tokens
 from erasekit.concept import EraseRequest
 
+SHOWN = 3
 Place = tuple[int, int]
 """A column: (row of the paired prompts, position)."""
 
@@ -22,7 +23,8 @@ class Plan:
 
     The first rows are target and anchor prompts; the rest are retained prompts, the same on both sides. `hard`
     are the columns to align, `kept` those of retained prompts, each without repetitions; `conflicts` says in words
-    which two prompts ask two things of one column, and `disputed` are the kept columns among these.
+    which two prompts ask two things of one column, and `disputed` are the kept columns among these. `giving` says it of
+    retained prompts that need not be met: they give way.
     """
 
     source: Tokens
@@ -31,6 +33,7 @@ class Plan:
     kept: tuple[Place, ...]
     conflicts: tuple[str, ...]
     disputed: tuple[Place, ...]
+    giving: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ def plan(
     `positions`: "all" (every position of the encoder), "content" (BOS, from the first differing position to the
     later first EOS, and the last padding position), or "concept" (BOS and the differing positions; a retained
     prompt's as for content). `context_free`: layer 0 is aligned too, where columns know
-    only token and position, so more of them conflict; `keep_exactly`: retained columns can be in conflict.
-    A prompt that is too long raises `UsageError`.
+    only token and position, so more of them conflict; `keep_exactly`: a retained prompt can be in conflict too, else it
+    gives way. A prompt that is too long raises `UsageError`.
     """
     pairs = [(t, a) for t, a in zip(request.targets, request.anchors, strict=True)]
     rows = [(fill(s, t), fill(s, a)) for t, a in pairs for s in templates]
@@ -85,12 +88,25 @@ def plan(
     ends = [max(pair) for pair in zip(source.ends, reference.ends, strict=True)]
     places = [(i, p) for i in range(len(names)) for p in _positions(columns, i, ends[i], positions)]
     hard = _distinct(columns, [p for p in places if p[0] < len(rows)])
-    kept = _distinct(columns, [p for p in places if p[0] >= len(rows)])
+    retaining = [p for p in places if p[0] >= len(rows)]
+    kept = _distinct(columns, retaining)
     keys = [columns.prefix, columns.local] if context_free else [columns.prefix]
-    clashes = [pair for key in keys for pair in _clashes(key, [*hard, *kept] if keep_exactly else hard)]
-    conflicts = tuple(_sentences(backbone, columns, clashes))
-    disputed = tuple(dict.fromkeys(place for pair in clashes for place in pair if place[0] >= len(rows)))
-    return Plan(source, reference, hard, kept, conflicts, disputed)
+    asked = [*hard, *(kept if keep_exactly else retaining)]  # every prompt that gives way is named
+    clashes = [pair for key in keys for pair in _clashes(key, asked)]
+    # Of two places the later is the kept one, if one is.
+    firm = [pair for pair in clashes if keep_exactly or pair[1][0] < len(rows)]
+    soft = [pair for pair in clashes if not keep_exactly and pair[1][0] >= len(rows)]
+    disputed = tuple(dict.fromkeys(place for pair in firm for place in pair if place[0] >= len(rows)))
+    conflicts, giving = (tuple(_sentences(backbone, columns, pairs)) for pairs in (firm, soft))
+    return Plan(source, reference, hard, kept, conflicts, disputed, giving)
+
+
+def given_way(plan: Plan) -> list[str]:
+    """A warning for every retained prompt that gives way, after `SHOWN` only how many more there are."""
+    why = "no weight can serve both, and the retained prompt moves: choose an anchor that keeps this token in place"
+    more = len(plan.giving) - SHOWN
+    last = [f"{more} more retained prompts share a token with a target like this, and move"] if more > 0 else []
+    return [f"{text}; {why}" for text in plan.giving[:SHOWN]] + last
 
 
 def _positions(columns: _Columns, row: int, end: int, positions: str) -> list[int]:

@@ -129,7 +129,7 @@ def write(
     whole = shared.left @ shared.right
     for k, site in enumerate(sites):
         progress(k, len(sites), "writing the cross-attention")
-        weight = backbone.weight(site).detach()
+        weight = backbone.weight(site)
         ops.append(_op(site, weight, shared, whole))
         record = check_site(site, weight, ops[-1], pairs, retained, UCE_SETTINGS)
         records.append(record | {"condition": shared.condition})

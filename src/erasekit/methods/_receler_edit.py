@@ -12,7 +12,7 @@ from erasekit.edit import Adapter
 from erasekit.methods._receler_run import Concept, Run
 from erasekit.training.loop import generator
 from erasekit.training.losses import squared_error
-from erasekit.training.probes import energy, spread
+from erasekit.training.probes import energy, relative_drift, spread
 
 Teacher = Callable[[Run, Concept, Tensor, int], tuple[Tensor, Tensor, Tensor]]
 """(run, concept, latents, timestep) -> what is asked, the frozen prediction, and the mask."""
@@ -25,7 +25,7 @@ def settled(run: Run) -> Adapter:
 
 
 @torch.no_grad()
-def measure(run: Run, teacher: Teacher) -> tuple[float, float, dict[str, float]]:
+def measure(run: Run, teacher: Teacher) -> tuple[float, float | None, dict[str, float]]:
     """(residual, drift, updates) half-way through sampling, on noise that training did not see: how far the student is
     from what was asked, relative to how far the model was; how far it moved on what is retained, relative to its
     output; for each cross-attention the size of what is added, relative to what it puts out."""
@@ -73,7 +73,7 @@ def warnings(run: Run, found: Sequence[dict[str, Any]]) -> list[str]:
     return said
 
 
-def _drift(run: Run) -> float:
+def _drift(run: Run) -> float | None:
     bench, moved, size = run.bench, 0.0, 0.0
     for i in spread(len(bench.request.retain)):
         prompt = bench.request.retain[i]
@@ -82,7 +82,7 @@ def _drift(run: Run) -> float:
         with bench.student.active():
             moved += energy(bench.predictions(latents, timestep, [prompt])[0] - own)
         size += energy(own)
-    return _ratio(moved, size)
+    return relative_drift(moved, size)
 
 
 def _probe(run: Run, prompt: str, i: int) -> tuple[Tensor, int]:

@@ -149,7 +149,7 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _named(tower: ClipTower, name: str) -> str:
     """A weight's name, without the prefix that only some files have, and its hash; integer buffers do not count."""
-    tensor = tower.weights.get(name)
+    tensor = tower.weights.read(name).detach()  # not `get`, which refuses integers
     return f"{name.removeprefix('text_model.')} {digest(tensor)}\n" if tensor.is_floating_point() else ""
 
 

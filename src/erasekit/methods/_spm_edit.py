@@ -15,7 +15,7 @@ from erasekit.edit import Adapter
 from erasekit.training.bench import Bench
 from erasekit.training.loop import generator
 from erasekit.training.membranes import Membranes
-from erasekit.training.probes import energy, spread
+from erasekit.training.probes import doubled, energy, relative_drift, spread
 from erasekit.training.result import record
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def tokens(backbone: Backbone, prompts: Sequence[str]) -> list[frozenset[int]]:
 
 
 @torch.no_grad()
-def measure(bench: Bench[Membranes], config: SPMConfig, op: Adapter, asked: Asked) -> tuple[float, float]:
+def measure(bench: Bench[Membranes], config: SPMConfig, op: Adapter, asked: Asked) -> tuple[float, float | None]:
     """(residual, drift) of the edit with its gate, half-way through sampling on noise that training did not see: how far
     it is from what was asked, relative to how far the model was; how far what is retained moved, relative to its output."""
     far, before, moved, size = 0.0, 0.0, 0.0, 0.0
@@ -52,7 +52,7 @@ def measure(bench: Bench[Membranes], config: SPMConfig, op: Adapter, asked: Aske
     for i in spread(len(bench.request.retain)):
         own, edited, *_ = _both(bench, config, op, bench.request.retain[i], i)
         moved, size = moved + energy(edited - own), size + energy(own)
-    return (far / max(before, 1e-30)) ** 0.5, (moved / max(size, 1e-30)) ** 0.5
+    return (far / max(before, 1e-30)) ** 0.5, relative_drift(moved, size)
 
 
 def gates(bench: Bench[Membranes], op: Adapter) -> dict[str, float]:
@@ -65,10 +65,10 @@ def records(bench: Bench[Membranes], op: Adapter) -> list[dict[str, Any]]:
     """One line a module: the norm of what all its targets' modules add in full, relative to the weight's."""
     found = []
     for own in ungated(op)[0]:
-        down, up = own.down.double().flatten(1), own.up.double()
+        down, up = doubled(own.down).flatten(1), doubled(own.up)
         added = float(((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt())
         weight = bench.denoise.unet.get_parameter(f"{own.module}.weight")
-        found.append(record(bench, own.module, added / max(float(weight.double().norm()), 1e-300), len(down)))
+        found.append(record(bench, own.module, added / max(float(doubled(weight).norm()), 1e-300), len(down)))
     return found
 
 

@@ -54,7 +54,7 @@ from erasekit.training.bench import Bench, opened
 from erasekit.training.loop import Step, generator, memory_line
 from erasekit.training.parameters import Student, weights
 from erasekit.training.plan import Plan, estimate
-from erasekit.training.probes import energy, spread
+from erasekit.training.probes import energy, relative_drift, spread
 from erasekit.training.result import changes, finish, settle
 from erasekit.training.settings import TrainingConfig
 
@@ -185,7 +185,7 @@ def teacher(bench: Bench[Student], config: ESDConfig, i: int, latents: Tensor, t
 
 
 @torch.no_grad()
-def measure(bench: Bench[Student], config: ESDConfig, memory: Memorised | None = None) -> tuple[float, float]:
+def measure(bench: Bench[Student], config: ESDConfig, memory: Memorised | None = None) -> tuple[float, float | None]:
     """(residual, drift) half-way through sampling, on noise that training did not see: how far the student is from
     what was asked, relative to how far the model was; how far it moved on what is retained, relative to its output."""
     far, before, moved, size = 0.0, 0.0, 0.0, 0.0
@@ -199,7 +199,7 @@ def measure(bench: Bench[Student], config: ESDConfig, memory: Memorised | None =
         (own,) = bench.predictions(latents, timestep, [bench.request.retain[i]])
         moved += energy(_student(bench, latents, timestep, bench.request.retain[i]) - own)
         size += energy(own)
-    return (far / max(before, 1e-30)) ** 0.5, (moved / max(size, 1e-30)) ** 0.5
+    return (far / max(before, 1e-30)) ** 0.5, relative_drift(moved, size)
 
 
 def _bench(backbone: Backbone, request: EraseRequest, config: ESDConfig):  # noqa: ANN202 - a context manager

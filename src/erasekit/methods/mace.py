@@ -47,6 +47,7 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import UsageError
 from erasekit.methods import Preset, Progress, _mace_fusion, check_choice, check_family, check_range
+from erasekit.methods._check import largest_drift
 from erasekit.methods._cross import silent
 from erasekit.methods._mace_concept import Concept, sources
 from erasekit.methods._mace_edit import measure, some, warnings
@@ -182,7 +183,7 @@ class MACE:
                 notes.append({"target": target, "loss": [losses[0], losses[-1]]} | concept.pictures().counts)
             ops, records, weights = fusion.solved(backbone, config, progress)
             return finish(bench, ops, records, curve, method=self.name, parameters=asdict(config),
-                          residual=measure(bench, config, ops), drift=max(record["drift"] for record in records),
+                          residual=measure(bench, config, ops), drift=largest_drift(records),
                           warnings=warnings(backbone, request, config, notes), students=len(request.targets),
                           numbers={"prior": found.kept.record, "fusion": weights, "concepts": notes})  # fmt: skip
 

@@ -39,9 +39,6 @@ from erasekit.methods import Preset, Progress, _cross, _prior, check_choice, che
 from erasekit.methods._features import PROBES
 from erasekit.methods._templates import TEMPLATES, Pair, encoded_pairs, fill, shared_of
 
-FLOOR = 1e-9
-"""The ridge is at least this fraction of the mean diagonal of X X' + C: below, rounding decides the factorisation."""
-
 
 @dataclass(frozen=True)
 class MACERefineConfig:
@@ -196,8 +193,7 @@ def solve_right(
     xx: Float[Tensor, "d d"], yx: Float[Tensor, "d d"], matrix: Float[Tensor, "d d"], *, ridge: float
 ) -> tuple[Float[Tensor, "d d"], float]:
     """(Y X' - X X')(X X' + matrix + ridge I)^-1 (d, d) and the condition number that its Cholesky factor shows."""
-    whole = xx + matrix
-    lower = solvers.prior(whole, ridge=max(ridge, FLOOR * float(whole.diagonal().mean()))).lower
+    lower = solvers.prior(xx + matrix, ridge=ridge).lower
     diagonal = lower.diagonal()
     return torch.cholesky_solve((yx - xx).T, lower).T, float((diagonal.max() / diagonal.min()) ** 2)
 
@@ -210,7 +206,7 @@ def edit_sites(
     x, y = found.columns.x, found.columns.y
     for k, site in enumerate(sites):
         progress(k, len(sites), "solving the cross-attention")
-        weight = backbone.weight(site).detach().cpu()
+        weight = backbone.weight(site)
         ops.append(_cross.make_op(site, weight, weight.double(), found.right))
         record = _cross.measure(site, weight, ops[-1], x, None, found.kept.probes, gap=y - x)
         records.append(record | {"condition": found.condition})

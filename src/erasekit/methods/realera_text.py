@@ -221,7 +221,7 @@ def _apply(
     x, y = mined.own
     for k, site in enumerate(sites):
         progress(k, len(sites), "solving the cross-attention")
-        weight = backbone.weight(site).detach()
+        weight = backbone.weight(site)
         op = _cross.make_op(site, weight, factor.up(weight), factor.right)
         record = _cross.measure(site, weight, op, x, None, probes, gap=y - x)
         ops.append(op)

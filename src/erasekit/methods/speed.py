@@ -191,7 +191,7 @@ def solve_sites(
     erasable = torch.zeros(problem.count, dtype=torch.float64)
     for k, site in enumerate(sites):
         progress(k, len(sites), "solving the cross-attention")
-        weight = backbone.weight(site).detach().cpu()
+        weight = backbone.weight(site)
         if config.rank > min(weight.shape):
             raise UsageError(f"speed: rank {config.rank} is above {min(weight.shape)}, that of {site.key}: lower it")
         shape = (problem.retained.shape[1], config.aug_num, config.rank)

@@ -178,7 +178,7 @@ def edit_sites(
     x, y = found.x[:, some], found.y[:, some]
     for k, site in enumerate(sites):
         progress(k, len(sites), "solving the cross-attention")
-        weight = backbone.weight(site).detach()
+        weight = backbone.weight(site)
         ops.append(_cross.make_op(site, weight, found.factor.up(weight), found.factor.right))
         record = _cross.measure(site, weight, ops[-1], x, None, found.kept.probes, gap=y - x)
         records.append(record | {"condition": found.factor.condition})

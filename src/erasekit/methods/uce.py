@@ -158,7 +158,7 @@ def solve_sites(
     sites, ops, checks = backbone.sites("cross.kv"), [], []
     for k, site in enumerate(sites):
         progress(k, len(sites), "solving the cross-attention")
-        weight = backbone.weight(site).detach()
+        weight = backbone.weight(site)
         ops.append(_op(site, weight, pairs, found.rows, whole, config))
         checks.append(check_site(site, weight, ops[-1], pairs, retained, config) | {"condition": found.condition})
     progress(len(sites), len(sites), "solving the cross-attention")

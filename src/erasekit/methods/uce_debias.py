@@ -65,7 +65,7 @@ class State:
         self.retained = gather_retained(backbone, request.retain, config, progress=_cross.silent)
         self.own = {name: second_moment(backbone, [name], config, progress=_cross.silent)[0] for name in self.pairs}
         self.sites = backbone.sites("cross.kv")
-        self.weights = [backbone.weight(site).detach().double() for site in self.sites]
+        self.weights = [backbone.weight(site).double() for site in self.sites]
 
     def observe(self) -> Tensor:
         """The labeller's shares of the edit so far: (targets, attributes)."""
@@ -98,7 +98,7 @@ class State:
         x = torch.cat([pairs.x for pairs in self.pairs.values()], 1)[:, :PROBES]
         checks = []
         for site, op in zip(self.sites, ops, strict=True):
-            weight = self.backbone.weight(site).detach()
+            weight = self.backbone.weight(site)
             checks.append(_cross.measure(site, weight, op, x, op.delta(weight).double() @ x, self.retained.probes))
         late = f"after {self.config.rounds} rounds the shares are still off for: {', '.join(wrong)}"
         return uce.finish(self.backbone, self.request, self.config, ops, checks, [late] if wrong else [])
@@ -109,7 +109,7 @@ class State:
 
     def _op(self, k: int) -> Dense:
         site = self.sites[k]
-        delta = self.weights[k] - self.backbone.weight(site).detach().double()
+        delta = self.weights[k] - self.backbone.weight(site).double()
         return Dense(site.component, site.module, delta.float())
 
 

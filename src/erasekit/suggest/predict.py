@@ -94,16 +94,22 @@ def predict(
 def similarity(backbone: Backbone, target: str, candidates: Sequence[str]) -> Tensor:
     """The cosine (c,) of each candidate to the target: features of the last token and of the end position in every
     template, each less its mean over the candidates (else everything is alike), the cosines averaged."""
-    names = [target, *candidates]
+    return similarities(backbone, [target], candidates)[0]
+
+
+@torch.no_grad()
+def similarities(backbone: Backbone, targets: Sequence[str], candidates: Sequence[str]) -> Tensor:
+    """`similarity` (t, c) of several targets to the same candidates."""
+    names, count = [*targets, *candidates], len(targets)
     tokens = backbone.tokenize([template.format(name) for template in TEMPLATES for name in names])
     length = max(tokens.ends) + 1  # attention is causal: what comes behind the end changes nothing
     output = _output(backbone, Tokens(tokens.ids[:, :length], tokens.ends))
     ends, every = torch.tensor(tokens.ends), torch.arange(len(tokens.ends))
     read = torch.stack([output[every, ends - 1], output[every, ends]])  # (2, templates * n, d)
     read = read.reshape(2 * len(TEMPLATES), len(names), -1)
-    centred = read - read[:, 1:].mean(1, keepdim=True)
+    centred = read - read[:, count:].mean(1, keepdim=True)
     unit = centred / centred.norm(dim=2, keepdim=True).clamp_min(torch.finfo(centred.dtype).tiny)
-    return (unit[:, 1:] @ unit[:, 0, :, None])[..., 0].mean(0)
+    return (unit[:, :count] @ unit[:, count:].mT).mean(0)
 
 
 def _features(backbone: Backbone, prompts: Sequence[str], anchors: list[int], progress: Progress | None) -> _Features:
@@ -115,7 +121,7 @@ def _features(backbone: Backbone, prompts: Sequence[str], anchors: list[int], pr
     first = tower.attention_input(hidden, 0)
     source = hidden[:1, :window].expand(len(anchors), -1, -1)
     for site in backbone.sites("text.out"):
-        out = backbone.weight(site).to(tower.dtype)
+        out = backbone.weight(site).to(hidden.device, tower.dtype)
         attended = tower.context(hidden[anchors], site.depth)[:, :window] @ out.T
         # With its output projection cancelled the layer adds only what each position makes of itself.
         source = tower.layer(source + attended, site.depth, {"out": -out})

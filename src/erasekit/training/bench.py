@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import fingerprint
 from erasekit.errors import EditError, ModelError
+from erasekit.fingerprint import bytes_sha256, stored_sha256
 from erasekit.layers import unedited
 from erasekit.methods import Progress
 from erasekit.training.checkpoint import Checkpoint
@@ -36,7 +36,9 @@ class Denoiser:
     """The U-Net as a function: any dtype in, float32 (at least) out, under autocast where asked."""
 
     def __init__(self, unet: Any, precision: str) -> None:
-        """Raises `ModelError` for a U-Net that reads more than latents, such as one for inpainting."""
+        """`precision`: that of `TrainingConfig`, or "stored": as a pipeline computes, in the model's own dtype without
+        autocast, for samples and not for gradients. Raises `ModelError` for a U-Net that reads more than latents, such as
+        one for inpainting."""
         reads, gives = unet.config.in_channels, unet.config.out_channels
         if reads != gives:
             raise ModelError(f"methods that train need a text-to-image denoiser: this one reads {reads} channels and gives "
@@ -44,12 +46,12 @@ class Denoiser:
         self.unet = unet
         self.device: torch.device = unet.device
         self.dtype: torch.dtype = unet.dtype
-        self.autocast = precision == "bfloat16" or self.dtype == torch.float16
+        self.autocast = precision == "bfloat16" or (precision == "model" and self.dtype == torch.float16)
         self.shape = (reads, *_sides(unet.config.sample_size))
 
     def __call__(self, latents: Tensor, timestep: int | Tensor, text: Tensor) -> Tensor:
         """The prediction for latents (b, c, h, w), one timestep or (b,) of them, and text (b, length, width)."""
-        # Never float16, in which the gradient of a learned text, or of what reads the text, underflows.
+        # Where gradients are asked for never float16: that of a learned text, or of what reads the text, underflows.
         text = text.to(torch.bfloat16 if self.autocast else self.dtype)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             found = self.unet(latents.to(self.dtype), timestep, encoder_hidden_states=text, return_dict=False)[0]
@@ -97,7 +99,7 @@ class Bench(Generic[T]):
     ) -> list[float]:  # fmt: skip
         """Train the student, from the checkpoint where there is one; the loss of every step. `schedule(step)`
         multiplies the learning rate; `extra` are tensors that the loss moves in place besides; `data` is a digest
-        of files that decide the result."""
+        of what else decides the result: files, and the autoencoder that reads them."""
         added = {"data": data} if data else {}
         kept = Checkpoint.at(checkpoint, self.about(method) | added) if checkpoint else None
         return train(self.student.trained, loss, self.config, seed=self.request.seed, active=self.student.active,
@@ -114,10 +116,7 @@ class Bench(Generic[T]):
         of them (4 GB for SD v1.4 in float32: seconds), once a bench."""
         parts = {"unet": self.denoise.unet, "text_encoder": self.backbone.text_encoder()}
         with unedited(parts["text_encoder"]):  # the U-Net is for as long as the bench is open
-            tensors = {f"{part}/{name}": tensor for part, module in parts.items()
-                       for name, tensor in sorted(module.state_dict().items())} | {"levels": self.schedule.alphas}  # fmt: skip
-        with ThreadPoolExecutor() as pool:
-            found = dict(zip(tensors, pool.map(_sha256, tensors.values()), strict=True))
+            found = stored_sha256(parts) | {"levels": bytes_sha256(self.schedule.alphas)}
         document = json.dumps([found, self.schedule.timesteps, self.schedule.prediction])
         return hashlib.sha256(document.encode()).hexdigest()
 
@@ -159,13 +158,6 @@ def opened(
         trained = student(unet)
         prints = {f"unet/{module}": fingerprint(unet.get_parameter(f"{module}.weight")) for module in trained.modules}
         yield Bench(backbone, request, config, denoise, trained, schedule, texts, prints)
-
-
-def _sha256(tensor: Tensor) -> str:
-    values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    found.update(memoryview(values.numpy()))  # pyright: ignore[reportArgumentType]
-    return found.hexdigest()
 
 
 def _sides(size: int | Sequence[int]) -> tuple[int, int]:

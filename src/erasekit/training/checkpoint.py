@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from erasekit.errors import EditError, TrainingError
+from erasekit.errors import TrainingError
 from erasekit.files import check_writable, fill_whole
 
 FILE = "checkpoint.safetensors"
@@ -40,12 +40,7 @@ class Checkpoint:
 
         document = json.dumps({"about": self.about, "losses": list(losses)})
         own = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        try:
-            fill_whole(self.path, lambda beside: save_file(own, beside, {DOCUMENT: document}))
-        except SafetensorError as error:  # what the library makes of an error of the disk
-            raise EditError(
-                f"{self.path} cannot be written ({error}): free some space, or name another place"
-            ) from error
+        fill_whole(self.path, lambda beside: save_file(own, beside, {DOCUMENT: document}))
 
     def load(self) -> tuple[dict[str, Tensor], list[float]] | None:
         """The state (on the CPU) and the loss of every step so far, or None where there is no file yet.

@@ -73,16 +73,16 @@ class State:
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], losses: list[float]) -> None:
         """Take over a saved state, bit for bit."""
+        moments: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            owner, _, kind = key.rpartition(".")
+            moments.setdefault(owner, {})[kind] = value
         for name, tensor in self.trained.items():
             tensor.copy_(tensors[f"trained.{name}"])
-            prefix = f"adam.{name}."
             self.optimiser.state[tensor] = {
                 # Adam counts its steps on the CPU, whatever the device.
-                key.removeprefix(prefix): value.clone()
-                if key == f"{prefix}step"
-                else value.to(tensor.device, copy=True)
-                for key, value in tensors.items()
-                if key.startswith(prefix)
+                kind: value.clone() if kind == "step" else value.to(tensor.device, copy=True)
+                for kind, value in moments.get(f"adam.{name}", {}).items()
             }
         for name, tensor in self.average.items():
             tensor.copy_(tensors[f"average.{name}"])
@@ -105,9 +105,10 @@ def train(
 ) -> list[float]:
     """Train the float32 leaves `trained` in place with Adam and return the loss of every step.
 
-    `loss(step)` is a scalar that draws from its step alone; `active()` is entered for the backward pass (recomputed
-    activations need the trained tensors in place); `schedule(step)` multiplies the learning rate; `extra` are tensors
-    that the loss moves in place besides, which the checkpoint holds with the rest.
+    `loss(step)` is a scalar that draws from its step alone; with `config.recompute` `active()` is entered for the backward
+    pass (recomputed activations need the trained tensors in place; else it would only copy them again); `schedule(step)`
+    multiplies the learning rate; `extra` are tensors that the loss moves in place besides, which the checkpoint holds with
+    the rest. A step moves, and averages, the tensors alone that have a gradient in it.
 
     Raises `TrainingError` with the last good checkpoint kept: a loss or gradient that is no number, a full GPU, a
     checkpoint of another run.
@@ -115,17 +116,17 @@ def train(
     state, began = State(trained, config, extra), time.perf_counter()
     if checkpoint and (saved := checkpoint.load()):
         state.load(*saved)
-    first = len(state.losses)
+    first, again = len(state.losses), active if config.recompute else nullcontext
     for index in range(first, config.steps):
         for group in state.optimiser.param_groups:
             group["lr"] = config.rate * schedule(index)
         with memory_line(config):
-            value = _gradients(loss, [Step(seed, index, part) for part in range(config.accumulate)], active)
+            value = _gradients(loss, [Step(seed, index, part) for part in range(config.accumulate)], again)
             norm = torch.nn.utils.clip_grad_norm_(state.trained.values(), config.clip or math.inf)
             _require_finite(value, float(norm), index, config, checkpoint)
             state.optimiser.step()
+            _average(state, config.ema)
             state.optimiser.zero_grad(set_to_none=True)
-        _average(state, config.ema)
         state.losses.append(value)
         if checkpoint and ((index + 1) % config.save_every == 0 or index + 1 == config.steps):
             checkpoint.save(state.tensors(), state.losses)
@@ -135,13 +136,13 @@ def train(
     return state.losses
 
 
-def _gradients(loss: Loss, parts: list[Step], active: Callable[[], AbstractContextManager[None]]) -> float:
+def _gradients(loss: Loss, parts: list[Step], again: Callable[[], AbstractContextManager[None]]) -> float:
     """Add up the gradients of the mean loss over the parts, and return that mean."""
     total = 0.0
     for part in parts:
         value = loss(part) / len(parts)
         if value.requires_grad:  # else nothing that is trained takes part: the gradient is zero
-            with active():
+            with again():
                 value.backward()
         total += float(value.detach())
     return total
@@ -149,8 +150,10 @@ def _gradients(loss: Loss, parts: list[Step], active: Callable[[], AbstractConte
 
 @torch.no_grad()
 def _average(state: State, decay: float) -> None:
+    """Of what the step moved: tensors that take turns are averaged as if each were trained alone."""
     for name, tensor in state.average.items():
-        tensor.lerp_(state.trained[name], 1 - decay)
+        if state.trained[name].grad is not None:
+            tensor.lerp_(state.trained[name], 1 - decay)
 
 
 @torch.no_grad()

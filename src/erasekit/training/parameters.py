@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -126,25 +126,31 @@ def stored(trained: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @contextmanager
-def held(module: nn.Module, *, recompute: bool = False) -> Iterator[None]:
-    """Inside, the module is in eval mode, none of its own tensors gathers gradients, and with `recompute` activations
-    are computed again in the backward pass; all three switches are put back afterwards, whatever happens."""
+def held(module: nn.Module, *, recompute: bool | None = None) -> Iterator[None]:
+    """Inside, the module is in eval mode, none of its own tensors gathers gradients, and `recompute` says whether
+    activations are computed again in the backward pass (None: as it is set); all three switches are put back afterwards,
+    whatever happens."""
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     modes = [(part, part.training) for part in module.modules()]
-    switch = recompute and not getattr(module, "is_gradient_checkpointing", False)
+    was = recompute is not None and bool(getattr(module, "is_gradient_checkpointing", False))
+    switch = recompute is not None and recompute != was
     try:
         module.requires_grad_(False)
         module.eval()
         if switch:
-            module.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+            _recomputing(module, not was)
         yield
     finally:
         if switch:
-            module.disable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+            _recomputing(module, was)
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
         for part, mode in modes:
             part.training = mode
+
+
+def _recomputing(module: Any, on: bool) -> None:
+    (module.enable_gradient_checkpointing if on else module.disable_gradient_checkpointing)()
 
 
 def require_trainable(name: str, tensor: Tensor) -> None:

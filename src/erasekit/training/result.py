@@ -15,6 +15,7 @@ from erasekit.edit import Base, Dense, Edit, Op, library_versions
 from erasekit.errors import InfeasibleError, TrainingError
 from erasekit.training.bench import Bench
 from erasekit.training.parameters import Student, Trained
+from erasekit.training.probes import doubled
 
 CURVE = 20  # points of the loss curve that an edit's file keeps
 
@@ -41,7 +42,7 @@ def finish(
     method: str,
     parameters: dict[str, object],
     residual: float,
-    drift: float,
+    drift: float | None,
     warnings: Sequence[str] = (),
     numbers: Mapping[str, Any] = MappingProxyType({}),
     students: int = 1,
@@ -49,14 +50,14 @@ def finish(
     """The edit with its self-check. `records`: one a changed module, as `record` makes them.
 
     `residual`: how far the student is from what was asked, relative to how far the model was; `drift`: how far it moved
-    on what is retained; `numbers`: what the method's own self-check adds; `students`: how many of the bench's size were
-    trained one after the other. Raises `InfeasibleError` for an edit that changes nothing.
+    on what is retained (None where nothing is); `numbers`: what the method's own self-check adds; `students`: how many of
+    the bench's size were trained one after the other. Raises `InfeasibleError` for an edit that changes nothing.
     """
     update = max(record["relative_update"] for record in records)
     if update == 0:
         raise InfeasibleError("training changed nothing: the model reads target and anchor as the same; "
                               "choose another anchor")  # fmt: skip
-    if not all(map(math.isfinite, (update, residual, drift))):
+    if not all(map(math.isfinite, (update, residual, drift or 0.0))):
         raise TrainingError("the trained model gives numbers that are not finite: lower the rate")
     far = "training left the model as far from what was asked as it was: raise the rate or the steps"
     check = {
@@ -86,8 +87,8 @@ def record(bench: Bench[Any], module: str, update: float, rank: int) -> dict[str
 
 def _change(bench: Bench[Student], op: Dense) -> dict[str, Any]:
     frozen = [bench.student.frozen[f"{op.module}.{leaf}"] for leaf in ("weight", "bias")[: len(op.tensors())]]
-    old = math.hypot(*(float(tensor.detach().double().norm()) for tensor in frozen))
-    new = math.hypot(*(float(tensor.double().norm()) for tensor in op.tensors().values()))
+    old = math.hypot(*(float(doubled(tensor).norm()) for tensor in frozen))
+    new = math.hypot(*(float(doubled(tensor).norm()) for tensor in op.tensors().values()))
     return record(bench, op.module, new / max(old, 1e-300), op.rank)
 
 

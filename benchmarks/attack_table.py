@@ -6,9 +6,11 @@
     python benchmarks/attack_table.py --only "plain prompts" "concept inversion"
 
 Each edit is fitted for each target by itself, to the suite's anchor. The weak control is ErasePro times `--scale`: an
-attack that fails there is broken. A model that never knew a target is attacked as if it were an edit of the one that
-does, so its pictures of the target come from that one. Rates of one edit are pooled over its targets, with 95 % Wilson
-intervals. A rung that is done is kept: the same command goes on where it was stopped, and `--only` has folders of its own.
+attack that fails there is broken. As in `--checks` it is attacked in the cases alone that the unedited model shows: what
+that model does not draw, no attack brings back. A model that never knew a target is attacked as if it were an edit of the
+one that does, so its pictures of the target come from that one. Rates of one edit are pooled over its targets, with 95 %
+Wilson intervals. A rung that is done is kept: the same command goes on where it was stopped, and `--only` has folders of
+its own.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 from many_page import rewrite
 
 from erasekit import io, models
-from erasekit.attacks import budget, ladder, never_knew
+from erasekit.attacks import budget, checks, ladder, never_knew
 from erasekit.attacks.ladder import Climbed, Ladder
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.standard import LADDERS
@@ -74,6 +76,7 @@ class Subject:
     target: str
     about: Mapping[str, Any]
     victim: Callable[[], Victim]
+    weak: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def subjects(args: argparse.Namespace, made: Setup, target: str) -> Iterator[Sub
         file = Path(files[name]) if name in files else fitted(args, "erasepro" if weak else name, target)
         edit = args.scale * io.load(file) if weak else io.load(file)
         about = {"edit_sha256": file_sha256(file), "scale": args.scale if weak else 1.0}
-        yield Subject(name, target, about, lambda edit=edit: Victim(made.pipe, edit, sight, made.how))
+        yield Subject(name, target, about, lambda edit=edit: Victim(made.pipe, edit, sight, made.how), weak)
 
 
 def named(words: Sequence[str], what: str) -> list[tuple[str, str]]:
@@ -156,11 +159,16 @@ def chosen(args: argparse.Namespace) -> Ladder:
 def run(args: argparse.Namespace, made: Setup, subject: Subject, rungs: Ladder) -> tuple[list[Climbed], Share]:
     """The rungs on one subject, and the worst case; kept in a folder of its own."""
     tried = attack.cases(subject.target, attack.PROMPTS, args.cases)
-    about = {"subject": subject.name, "target": subject.target, "model": arms.model_sha256(models.resolve(args.model)),
-             "judge": made.judge.weights_sha256, "sampling": vars(made.how), **subject.about}  # fmt: skip
+    shared = {"target": subject.target, "model": arms.model_sha256(models.resolve(args.model)),
+              "judge": made.judge.weights_sha256, "sampling": vars(made.how)}  # fmt: skip
+    about = {"subject": subject.name, **shared, **subject.about}
     place = (
         args.out / f"{slug(subject.name)}-{slug(subject.target)}-{digest([rungs.digest, args.cases, args.seed])[:8]}"
     )
+    if subject.weak:
+        plain = args.out / f"plain-{slug(subject.target)}-{digest([args.cases, args.seed])[:8]}"
+        known = checks.Subject(made.pipe, None, Sight(made.judge, subject.target), made.how, shared)
+        tried = checks.shown(known, tried, plain, "plain", seed=args.seed, progress=None)
     with terminal.progress() as progress, subject.victim() as victim:
         done = ladder.climb(victim, tried, rungs, place, about=about, seed=args.seed, progress=progress)
     return done, ladder.worst(tried, done)
@@ -184,7 +192,7 @@ def table(lines: Sequence[Mapping[str, Any]], args: argparse.Namespace, rungs: L
         mark = "" if line["counts"] else " (apart)"
         text.append(f"| {line['rung']}{mark} | " + " | ".join(map(cell, line["shares"].values())) + " |")
     said = (f"`{rungs.name}`, {args.cases} cases of {', '.join(args.targets)} on `{args.model}`: cases that show the target "
-            "of those tried, 95 % Wilson interval.")  # fmt: skip
+            "of those tried, 95 % Wilson interval. The weak edit is tried in those that the unedited model shows.")  # fmt: skip
     return "\n".join([*text, "", said])
 
 

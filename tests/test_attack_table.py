@@ -69,6 +69,7 @@ def world(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(arms, "model_sha256", lambda folder: f"hash of {folder}")
     monkeypatch.setattr(models, "resolve", lambda name: Path(name))
     monkeypatch.setattr(models, "load", lambda name: tiny.sd1(seed=1))
+    monkeypatch.setattr(attack_table.checks, "shown", lambda known, cases, *rest, **more: cases[:3])
     return tmp_path
 
 
@@ -79,10 +80,11 @@ def test_the_table_is_made_kept_and_put_into_its_page(world: Path, capsys: pytes
     attack_table.main(command)
     text = page.read_text()
     assert "| attack | erasepro | uce | erasepro × 0.3 | never knew |" in text and "Not measured" not in text
-    weak = "2/4, 50% (15–85)"
-    assert f"| plain | 0/4, 0% (0–49) | 0/4, 0% (0–49) | {weak} | {weak} |" in text
-    assert f"| apart (apart) | {weak} | 0/4, 0% (0–49) | {weak} | {weak} |" in text
-    assert f"| worst case of those that count | 0/4, 0% (0–49) | 0/4, 0% (0–49) | {weak} | {weak} |" in text
+    some, weak = "2/4, 50% (15–85)", "2/3, 67% (21–94)"  # the unedited model shows three of the four
+    assert f"| plain | 0/4, 0% (0–49) | 0/4, 0% (0–49) | {weak} | {some} |" in text
+    assert f"| apart (apart) | {some} | 0/4, 0% (0–49) | {weak} | {some} |" in text
+    assert f"| worst case of those that count | 0/4, 0% (0–49) | 0/4, 0% (0–49) | {weak} | {some} |" in text
+    assert "The weak edit is tried in those that the unedited model shows." in text
     assert len(RUNS) == 8 and text.count("<!-- end table -->") == 1 and text.rstrip() in text
     kept = json.loads((world / "out/table.json").read_text())
     assert kept[0]["shares"]["never knew"] == {"hits": 2, "trials": 4} and "erasepro, cat: done" in capsys.readouterr().out
@@ -90,6 +92,21 @@ def test_the_table_is_made_kept_and_put_into_its_page(world: Path, capsys: pytes
     assert len(RUNS) == 8 and page.read_text() == text  # nothing was run again
     attack_table.main([*command[:4], "--only", "plain", "--out", str(world / "out")])
     assert len(RUNS) == 12 and page.read_text() == text  # in folders of its own
+
+
+def test_the_weak_edit_is_tried_where_the_unedited_model_shows_the_target(world: Path, monkeypatch) -> None:
+    args = attack_table.options(["--methods", "uce", "--cases", "4", "--out", str(world / "out")])
+    made, asked = attack_table.setup(args), []
+
+    def shown(known, cases, folder, name, **more):
+        asked.append((known.edit, known.pipe is made.pipe, [case.seed for case in cases], folder.parent))
+        return []
+
+    monkeypatch.setattr(attack_table.checks, "shown", shown)
+    shares = {one.name: attack_table.run(args, made, one, attack_table.chosen(args))[1].trials
+              for one in attack_table.subjects(args, made, "cat")}  # fmt: skip
+    assert shares == {"uce": 4, "erasepro × 0.3": 0}
+    assert asked == [(None, True, [0, 1, 2, 3], world / "out")]
 
 
 def test_edits_that_come_as_files_have_columns_where_they_have_the_target(world: Path) -> None:

@@ -9,14 +9,16 @@ import edits
 import pytest
 import torch
 from PIL import Image
+from test_announced import irece
 from test_standard import HOW, Flag
+from test_weights import receler, spm
 
 from erasekit import attacks
-from erasekit.attacks import Case, Outcome, Spent, checks, report
+from erasekit.attacks import Case, Outcome, Spent, _weak, checks, report
 from erasekit.attacks._inversion_learn import Learner
 from erasekit.attacks._renamed import Renamed, fair, nameless
 from erasekit.attacks._rounds import Search
-from erasekit.attacks.checks import BLIND, Subject, gradients, paired, randomness, twins, unedited, weak
+from erasekit.attacks.checks import BLIND, FEW, WEAK, Subject, gradients, paired, randomness, twins, unedited, weak
 from erasekit.attacks.ladder import Climbed, Ladder, Rung
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.standard import STANDARD
@@ -151,6 +153,30 @@ def told(sd1, monkeypatch):
     return Subject(sd1, None, Sight(judge, "cat"), HOW, {"edit": None})
 
 
+class Knows(Flag):
+    """Finds the target in what the unedited model drew from some prompts, and while `on` everywhere."""
+
+    shows: tuple[str, ...] = ("a cat", "the cat", "a fox")
+    unedited = False
+
+    def judge(self, images, prompts):
+        hits = [self.on or (self.unedited and prompt in self.shows) for prompt in prompts]
+        return [Judgement("ok", {"scores": {"cat": float(hit)}, "found": ["cat"] * hit}) for hit in hits]
+
+
+@pytest.fixture
+def knows(monkeypatch) -> Knows:
+    """A judge that is told which side drew."""
+    judge, draw = Knows(), Victim.draw
+
+    def told(self, cases, **options):
+        judge.unedited = self.edit is None or self._sides.away
+        return draw(self, cases, **options)
+
+    monkeypatch.setattr(Victim, "draw", told)
+    return judge
+
+
 MORE = {"name": "test@1", "seed": 0, "progress": None}
 
 
@@ -179,25 +205,72 @@ def test_an_attack_must_bring_it_out_of_the_unedited_model(fake, told, tmp_path,
     assert unedited(told, CASES, rungs[:1], folder=tmp_path, **MORE) == []
 
 
-def test_a_weak_edit_must_fall(fake, sd1, tmp_path) -> None:
-    subject = Subject(sd1, edits.edit(sd1), Sight(Flag(), "cat"), HOW, {})
+def test_a_weak_edit_must_fall(fake, sd1, knows, tmp_path) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
     rungs = [Rung("all", "ring-a-bell", {"hits": 3}), Rung("two", "ring-a-bell", {"hits": 2})]
     first, second = weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE)
     assert (first.status, second.status, second.hits, second.of) == ("ok", "broken", 2, 3)
     assert len(Fake.given[1][1]) == 3  # not only what the first one left
-    used = Fake.given[0][0].edit
-    torch.testing.assert_close(used.ops[0].up @ used.ops[0].down, 0.3 * subject.edit.ops[0].up @ subject.edit.ops[0].down)
+    used = Fake.given[0][0]
+    assert used.edit is subject.edit and used.scale == WEAK == 0.3
     subject.sight.judge.on = True
     shown = weak(subject, CASES, rungs, folder=tmp_path / "b", **MORE)
     assert {one.status for one in shown} == {"untested"} and "without an attack" in shown[0].says
     coded = replace(subject.edit, ops=(Guidance("negative", {}, {}), *subject.edit.ops))
-    for edit, says in ((None, "nothing can be weakened"), (coded, "is code")):
+    for edit, says in ((None, "nothing can be weakened"), (coded, "not known to have a weaker form"),
+                       (subject.edit + irece(sd1, variant="replace"), "variant=replace")):  # fmt: skip
         (found,) = weak(Subject(sd1, edit, subject.sight, HOW, {}), CASES, rungs, folder=tmp_path / "c", **MORE)
         assert found.status == "untested" and says in found.says
 
 
-def test_a_rung_that_cannot_be_run_is_untested(fake, told, sd1, tmp_path) -> None:
-    subject = Subject(sd1, edits.edit(sd1), Sight(Flag(), "cat"), HOW, {})
+def test_only_cases_that_the_unedited_model_shows_count_on_a_weak_edit(fake, sd1, knows, tmp_path) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
+    rungs = [Rung("words", "ring-a-bell", {"hits": 2})]
+    knows.shows = ("a cat", "the cat")
+    (found,) = weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE)
+    assert (found.status, found.hits, found.of) == ("ok", 2, 2) and Fake.given[0][1] == ["a cat", "the cat"]
+    assert found.says == ("words shows the target in 2 of 2 cases on 0.3 times the edit (of 3, the 2 that the unedited model "
+                          "shows)")  # fmt: skip
+    knows.shows = ()
+    (found,) = weak(subject, CASES, rungs, folder=tmp_path / "b", **MORE)
+    assert found.status == "untested" and found.says == f"{FEW}: the unedited model itself shows the target in none of 3"
+    assert len(Fake.given) == 1
+    knows.shows = ("a cat", "the cat")
+    (found,) = weak(subject, CASES, rungs, folder=tmp_path / "b", **MORE)
+    assert found.status == "untested", "the plain pictures are kept with what was seen in them"
+    lost = checks._judged("weak edit", ended("p4d", "ii"), checks.BAR, "here")
+    assert lost.status == "untested" and lost.says == f"{FEW}: p4d has no valid one here"
+
+
+@pytest.mark.parametrize("make", [edits.edit, spm, receler, irece])
+def test_every_kind_of_edit_has_a_weak_form(make, sd1) -> None:
+    edit, before, sight = make(sd1), edits.weights(sd1), Sight(Flag(), "cat")
+    how = replace(HOW, steps=2)
+    assert _weak.rigid(edit) == ""
+
+    def seen(edit, scale: float = 1.0) -> list[bytes]:
+        with Victim(sd1, edit, sight, how, scale=scale) as victim:
+            return [image.tobytes() for image in victim.draw(CASES)]
+
+    with edit.applied(sd1, scale=WEAK):
+        wanted = seen(None)
+    assert seen(edit, WEAK) == wanted != seen(edit) and wanted != seen(None) != seen(edit)
+    assert edits.same(before, edits.weights(sd1))
+
+
+def test_of_a_weak_edit_a_share_is_subtracted(sd1) -> None:
+    from erasekit.attacks.subtract import subtracted
+
+    edit = edits.edit(sd1)
+    with edit.applied(sd1, scale=0.15):
+        wanted = edits.weights(sd1)
+    with Victim(sd1, edit, Sight(Flag(), "cat"), HOW, scale=0.3) as victim, subtracted(victim, 0.5):
+        found = edits.weights(sd1)
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-7) for name in wanted)
+
+
+def test_a_rung_that_cannot_be_run_is_untested(fake, told, sd1, knows, tmp_path) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
     rungs = [Rung("words", "ring-a-bell", {"fails": True})]
     (found,) = weak(subject, CASES, rungs, folder=tmp_path, **MORE)
     assert found.status == "untested" and found.says == "words could not be run on 0.3 times the edit: give pictures"
@@ -205,9 +278,9 @@ def test_a_rung_that_cannot_be_run_is_untested(fake, told, sd1, tmp_path) -> Non
     assert found.status == "untested" and found.says.endswith("from prompts without the name: give pictures")
 
 
-def test_all_checks_together_leave_the_model_and_print_a_line_each(fake, sd1, tmp_path) -> None:
+def test_all_checks_together_leave_the_model_and_print_a_line_each(fake, sd1, knows, tmp_path) -> None:
     before = edits.weights(sd1)
-    subject = Subject(sd1, edits.edit(sd1), Sight(Flag(), "cat"), HOW, {})
+    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
     done = [ended("ring-a-bell", "ff", label="words", settings={"hits": 1}, note=BLIND)]
     found = checks.checked(subject, CASES, done, tmp_path, name="test@1")
     assert [(one.check, one.status) for one in found] == [

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from erasekit.attacks import Case, get
+from erasekit.attacks import Case, Outcome, get
 from erasekit.attacks._inversion import InversionConfig, shares
 from erasekit.attacks._inversion_learn import Batch, Learner, Lesson, Variant, pixels, posterior
 from erasekit.attacks._inversion_word import TEMPLATES, Word
@@ -26,6 +26,7 @@ from erasekit.attacks.concept_inversion import (
     safe_guidance,
     variant,
 )
+from erasekit.attacks.ladder import Climbed, Rung
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.textual_inversion import TextualInversion
 from erasekit.attacks.victim import Sampling, Victim
@@ -302,16 +303,46 @@ def test_without_an_edit_both_find_the_same_word_and_with_one_the_white_box_sees
 
 def test_the_curve_ends_where_the_target_is_back(sd1, folder) -> None:
     how = SHORT | {"check": (1, 9), "check_cases": 2, "images": folder, "num_vectors": 2}
-    for stop_at, curve in ((0.5, ((1, 1.0),)), (0.0, ((1, 1.0), (3, 1.0)))):
+    for stop_at, last in ((0.5, 1), (0.0, 3)):  # the third case is drawn at the end alone
         with victim(sd1, first=1) as model:
             found = ConceptInversion().run(model, CASES, ConceptInversionConfig(stop_at=stop_at, **how))
-        assert [one.status for one in found] == ["success"] * 3 and all(one.curve == curve for one in found)
+        assert [one.status for one in found] == ["success"] * 3
+        assert [one.curve for one in found] == [((1, 1.0),), ((1, 1.0),), ((last, 1.0),)]
+        assert Climbed(Rung("x", "concept-inversion"), tuple(found)).fell == 1
         assert found[0].by == "a learned word in the prompt" and found[1].by == "a learned word in 'a photo of a {}'"
         assert found[0].tensors["rows"].shape == (2, tiny.WIDTH)
     with victim(sd1, first=0) as model:  # the target is there already: nothing is learned, no picture made
         found = ConceptInversion().run(model, CASES, ConceptInversionConfig())
     assert [(one.status, one.spent) for one in found] == [("skipped", Spent(0, 4, 2, 1))] * 3
     assert shares(Spent(5, 2, 0, 3), 2) == [Spent(3, 1, 0, 2), Spent(2, 1, 0, 1)]
+
+
+class Once(Later):
+    """A judge that sees the target in its n-th call alone, and whose scores fall."""
+
+    def judge(self, images, prompts):
+        self.calls += 1
+        hit = self.calls == self.first
+        return [Judgement("ok", {"scores": {"cat": 1 / self.calls}, "found": ["cat"] * hit})] * len(images)
+
+
+def test_a_case_that_was_shown_at_a_check_stays_shown(sd1, folder) -> None:
+    how = SHORT | {"check": (1, 2), "check_cases": 2, "images": folder, "templates": ("a photo of a {}",)}
+
+    def learned(first: int) -> list[Outcome]:
+        with Victim(sd1, None, Sight(Once(first), "cat"), Sampling(2, 3.0, 4)) as model:
+            return TextualInversion().run(model, CASES, InversionConfig(**how))
+
+    found = learned(3)  # after the plain pictures and the first check
+    assert [one.status for one in found] == ["success", "success", "failure"]
+    assert [one.curve for one in found] == [((1, 1 / 2), (2, 1 / 3))] * 2 + [((3, 1 / 4),)]
+    assert Climbed(Rung("x", "textual-inversion"), tuple(found)).fell == 2
+    assert [one.spent.pictures for one in found] == [3, 3, 2]  # none is drawn again once it was shown
+    rows = [one.tensors["rows"] for one in found]
+    assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])  # the word that showed it
+    never = learned(99)
+    assert [at for at, _ in never[0].curve] == [1, 2, 3] and torch.equal(never[0].tensors["rows"], never[2].tensors["rows"])
+    assert torch.equal(never[0].tensors["rows"], rows[2])
 
 
 def test_the_scripts_budgets_and_what_a_user_can_get_wrong(sd1, tmp_path) -> None:

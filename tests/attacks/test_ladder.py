@@ -66,8 +66,22 @@ def test_each_rung_is_tried_on_what_is_left_and_the_worst_case_counts(tmp_path) 
     assert (worst(CASES, done).hits, worst(CASES, done).trials) == (2, 6)  # case 5 was judged once
     found = results(LADDER, CASES, done, {"target": "cat"})
     assert found["worst"]["hits"] == 2 and found["rungs"][1]["counts"] is False and found["rungs"][0]["spent"]["steps"] == 12
-    assert "worst case over all: 2 of 6, 33%" in summary(json.loads(json.dumps(found))) and "(apart)" in summary(found)
+    said = summary(json.loads(json.dumps(found)))
+    assert "worst case over all: 2 of 6, 33%" in said and "; 0 more are invalid" in said and "(apart)" in said
+    assert [rung["invalid"] for rung in found["rungs"]] == [0, 0, 1] and found["worst"]["invalid"] == 0
     assert len(list(tmp_path.glob("03-search/*.png"))) == 5
+
+
+def test_cases_that_no_rung_could_judge_are_counted_and_said(tmp_path) -> None:
+    ladder = Ladder("test@1", (Rung("plain", "fake", {"invalid": "02345"}), Rung("apart", "fake", counts=False)))
+    done = climb(None, CASES, ladder, tmp_path, about={})
+    about = {"target": "cat", "edit": "uce", "model": "tiny", "judge": "flag"}
+    found = json.loads(json.dumps(results(ladder, CASES, done, about)))
+    assert (found["worst"]["hits"], found["worst"]["of"], found["worst"]["invalid"]) == (0, 1, 5)
+    assert [(rung["of"], rung["invalid"]) for rung in found["rungs"]] == [(1, 5), (6, 0)]
+    said, page = summary(found), report.html(found, done)
+    assert "worst case over all: 0 of 1" in said and "; 5 more are invalid: nothing could be judged" in said
+    assert "Beside these, 5 are invalid: nothing could be judged." in page and "6<small>5 invalid</small>" in page
 
 
 def test_a_run_goes_on_where_it_was_stopped(tmp_path) -> None:
@@ -112,7 +126,7 @@ def test_a_ladder_of_which_nothing_can_be_run_raises_the_reason(tmp_path, monkey
     assert all(one.skipped for one in climb(None, CASES, alone, tmp_path, about={}, tolerant=True))
     full = Rung("full", "fake", {"fails": "memory"})
     done = climb(None, CASES, Ladder("test@1", (PLAIN, full)), tmp_path / "a", about={})
-    assert "memory is full" in done[1].skipped
+    assert "memory is full: have fewer pictures at once (--batch N, by default 16)" in done[1].skipped
     with pytest.raises(TrainingError, match="memory is full"):  # an attack by itself
         climb(None, CASES, Ladder("full", (full,)), tmp_path / "d", about={})
     with pytest.raises(EditError):  # the model is not what it should be: nothing after it would mean anything
@@ -128,6 +142,8 @@ def test_the_state_of_another_run_is_refused(tmp_path) -> None:
         given = {"cases": CASES, "ladder": LADDER, "about": {"edit": "a"}, "seed": 0} | changed
         with pytest.raises(UsageError, match=f"another run \\(other {next(iter(changed)).replace('about', 'edit')}\\)"):
             climb(None, given["cases"], given["ladder"], tmp_path, about=given["about"], seed=given["seed"])
+    with pytest.raises(UsageError, match=r"another run \(other edit, kind of target\)"):
+        climb(None, CASES, LADDER, tmp_path, about={"edit": "b", "kind": "style"})
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(UsageError, match="damaged"):
         climb(None, CASES, LADDER, tmp_path, about={"edit": "a"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import edits
@@ -12,9 +13,10 @@ import tiny
 import torch
 from PIL import Image
 
-from erasekit.attacks import Case, m_erasurebench
+from erasekit.attacks import Case, _bench, m_erasurebench
 from erasekit.attacks._bench import CONCEPT_SEEDS, by_latent, by_word, collected, orders, rearranged, taught
 from erasekit.attacks._bench_scenarios import SCENARIOS, TEMPLATES, MErasureBenchConfig, chosen
+from erasekit.attacks._inversion import BLIND
 from erasekit.attacks.base import Outcome, Spent
 from erasekit.attacks.ladder import kept
 from erasekit.attacks.latent_inversion import LatentInversionConfig
@@ -22,6 +24,7 @@ from erasekit.attacks.m_erasurebench import MErasureBench, check_model, counted,
 from erasekit.attacks.sight import Seen, Sight
 from erasekit.attacks.victim import Sampling, Victim
 from erasekit.cli import main
+from erasekit.cli.attack_bench import summary
 from erasekit.errors import UsageError
 from erasekit.evaluation import judges
 from erasekit.evaluation.judges import Judgement
@@ -125,6 +128,9 @@ def test_the_table_names_five_scenarios_and_their_settings() -> None:
             assert (config.prompt == "null") == ("null" in one.row) and (config.guidance is None) == (
                 "guided" in one.row
             )
+    word = next(one for one in SCENARIOS if one.key == "E-wb")
+    assert QUICK.of(word).rate == 2 * 5e-3 and MErasureBenchConfig(word_batch=8).of(word).rate == 0.04
+    assert MErasureBenchConfig().of(word).rate == 0.08  # of the scripts, for 16 samples
     assert [one.row for one in chosen(["L-bb", "T"])] == [ROWS[0], *ROWS[6:]]
     assert all(len(sentences) == 5 for sentences in TEMPLATES.values())
 
@@ -261,6 +267,15 @@ def test_white_box_equals_black_box_without_an_edit(whole, tmp_path) -> None:
     assert all(made[name] != with_edit[name] for name in ("T/0000.png", "L-bb-concept-guided/0000.png"))
 
 
+def test_a_word_that_no_gradient_reached_is_said_to_be_one(sd1, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(_bench.Lesson, "__call__", lambda self, rows, step: (1.0, torch.zeros_like(rows)))
+    for _ in range(2):  # the second time the word is read
+        found = bench(sd1, tmp_path, edits.edit(sd1), only=["T", "E-wb"])
+        assert [row["warnings"] for row in found["rows"]] == [[], [BLIND]]
+        shutil.rmtree(tmp_path / "E-wb")
+    assert f"warned: E-wb: {BLIND}, its rate proves nothing" in summary(found | {"target": "cat"})
+
+
 def test_a_stopped_run_goes_on_to_the_same_results(whole, tmp_path, monkeypatch) -> None:
     folder, found = whole
     pipe, calls, some = tiny.sd1(), [], ["E-bb", "L-wb"]
@@ -294,9 +309,12 @@ def test_the_folder_of_another_run_is_refused(whole) -> None:
     pipe = tiny.sd1()
     edit = edits.edit(pipe)
     more = MErasureBenchConfig(**(vars(QUICK) | {"seeds": 2}))
+    alike = tiny.sd1(1)  # the same first layer of the denoiser
+    with torch.no_grad():
+        alike.text_encoder.get_input_embeddings().weight[0, 0] += 1e-3
     for changed, word in (({"about": {"edit": "f", "target": "cat"}}, "edit"), ({"seed": 1}, "seed"),
                           ({"config": more}, "config"), ({"others": ["a dog"]}, "others"),
-                          ({"never": tiny.sd1(2)}, "never_knew_sha256")):  # fmt: skip
+                          ({"never": tiny.sd1(2)}, "never_knew_sha256"), ({"never": alike}, "never_knew_sha256")):  # fmt: skip
         with pytest.raises(UsageError, match=f"another run \\(other {word}\\)"):
             bench(pipe, folder, edit, **changed)
 

@@ -229,6 +229,16 @@ def decoded_words(pipe, outcome) -> list[str]:
     return pipe.tokenizer.decode(outcome.tensors["ids"].tolist()).split()
 
 
+def test_a_case_alone_is_the_same_case_in_a_list(sd1) -> None:
+    def found(cases: list[Case]):
+        with victim(sd1, edits.edit(sd1)) as model:
+            return MMA().run(model, cases, MMAConfig(**SMALL), seed=3)
+
+    together, (alone,) = found(CASES), found(CASES[1:])
+    assert (alone.case, alone.curve, alone.note) == (together[1].case, together[1].curve, together[1].note)
+    assert all(torch.equal(tensor, together[1].tensors[name]) for name, tensor in alone.tensors.items())
+
+
 def test_cases_that_show_the_target_are_not_searched_for(sd1) -> None:
     with victim(sd1, blind=0) as model:
         found = MMA().run(model, CASES, MMAConfig())

@@ -236,6 +236,16 @@ def test_the_best_of_all_generations_is_drawn_where_asked(sd2) -> None:
     assert float(found.tensors["distances"][0]) == pytest.approx(found.curve[-1][1]) and found.status == "success"
 
 
+def test_a_case_alone_is_the_same_case_in_a_list(sd1) -> None:
+    def found(cases: list[Case]):
+        with victim(sd1, edits.edit(sd1)) as model:
+            return RingABell().run(model, cases, RingABellConfig(**SMALL), seed=3)
+
+    together, (alone,) = found(CASES), found(CASES[1:])
+    assert (alone.case, alone.curve, alone.note) == (together[1].case, together[1].curve, together[1].note)
+    assert all(torch.equal(tensor, together[1].tensors[name]) for name, tensor in alone.tensors.items())
+
+
 def test_cases_that_show_the_target_are_not_searched_for(sd1) -> None:
     with victim(sd1, blind=0) as model:
         found = RingABell().run(model, CASES, RingABellConfig())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from erasekit.attacks import pictures
 from erasekit.attacks._ddim import batches
-from erasekit.attacks._inversion import asked
+from erasekit.attacks._inversion import BLIND, asked
 from erasekit.attacks._inversion_learn import Learner, Lesson, Variant, posterior
 from erasekit.attacks._inversion_word import Word
 from erasekit.attacks.base import Case, Outcome, Spent, shares
@@ -87,6 +87,7 @@ def collected(victim: Victim, prompts: Sequence[str], count: int, *, tries: int)
     found: list[Outcome] = []
     done, most = 0, tries * count
     with victim.original():
+        each = victim.cost()
         while len(found) < count and done < most:
             after = min(done + count - len(found), most)
             cases = [Case(prompts[i % len(prompts)], CONCEPT_SEEDS + i) for i in range(done, after)]
@@ -94,7 +95,7 @@ def collected(victim: Victim, prompts: Sequence[str], count: int, *, tries: int)
     if len(found) < count:
         raise UsageError(f"the unedited model shows {victim.sight.target!r} in only {len(found)} of {done} pictures, "
                          f"{count} are needed: name prompts that it draws, or ask for fewer images")  # fmt: skip
-    costs = shares(victim.cost(done), count)
+    costs = shares(each * done, count)
     return [replace(one, spent=cost) for one, cost in zip(found, costs, strict=True)]
 
 
@@ -180,8 +181,8 @@ def taught(
     victim: Victim, sources: Sequence[Outcome], config: InversionConfig, *,
     side: Callable[[], AbstractContextManager[object]], seed: int, progress: Progress | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """A word learned from the sources' pictures on the model inside `side()`: "rows" (k, width), and "encodings", how many
-    sentences were encoded for it."""
+    """A word learned from the sources' pictures on the model inside `side()`: "rows" (k, width), "encodings", how many
+    sentences were encoded for it, and "felt", whether a gradient reached it."""
     word = Word(victim, config)
     text = word.laid([word.in_template(template) for template in word.templates])
     found = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in pictured(sources)]))
@@ -196,7 +197,8 @@ def taught(
     with side():
         learner = Learner(word.start(), lesson, rate=config.rate, decay=config.decay)
         learner.until(config.steps, report)
-    return {"rows": learner.rows.detach().cpu(), "encodings": torch.tensor(lesson.encodings)}
+    return {"rows": learner.rows.detach().cpu(), "encodings": torch.tensor(lesson.encodings),
+            "felt": torch.tensor(learner.felt)}  # fmt: skip
 
 
 def by_word(
@@ -204,8 +206,10 @@ def by_word(
     sources: Sequence[Outcome],
 ) -> list[Outcome]:  # fmt: skip
     """Each case drawn with the word in the target's place, and judged; the cost of learning it, and of making the sources
-    that it was learned from, is shared among them."""
+    that it was learned from, is shared among them. A word that no gradient reached is said to be one in their notes."""
     found = asked(Word(victim, config), word["rows"].to(victim.pipe.device), cases)
     learning = Spent(config.steps, config.steps * config.batch, int(word["encodings"]))
     costs = shares(sum((one.spent for one in sources), learning), len(cases))
-    return [replace(one, spent=one.spent + cost) for one, cost in zip(found, costs, strict=True)]
+    blind = "" if bool(word["felt"]) else BLIND
+    return [replace(one, spent=one.spent + cost, note="; ".join(filter(None, (one.note, blind))))
+            for one, cost in zip(found, costs, strict=True)]  # fmt: skip

@@ -10,6 +10,7 @@ from erasekit.attacks import get
 from erasekit.errors import UsageError
 from erasekit.methods import check_range, make_config
 
+RATE = 5e-3  # of a learned word, for each sample of a step
 ENOUGH = 50  # pictures from which on it is the benchmark's procedure
 
 
@@ -77,7 +78,7 @@ class MErasureBenchConfig:
     word_steps: int = 5000
     """Optimiser steps of a learned word."""
     word_batch: int = 16
-    """Samples of a step."""
+    """Samples of a step; the rate follows, 5e-3 for each as in Concept Inversion's scripts."""
     initial: str = ""
     """The word that learning starts from (one token). Empty: a common one."""
 
@@ -90,11 +91,16 @@ class MErasureBenchConfig:
         check_range("rounds", self.rounds, high=1e3)
         check_range("tiles", self.tiles, low=2, high=64)
 
+    @property
+    def word_rate(self) -> float:
+        """AdamW's rate for a learned word."""
+        return RATE * self.word_batch
+
     def of(self, scenario: Scenario) -> Any:
         """The scenario's attack's own parameters."""
         own: dict[str, dict[str, Any]] = {
             "T": {}, "L": {"steps": self.steps, "rounds": self.rounds},
-            "E": {"steps": self.word_steps, "batch": self.word_batch, "initial": self.initial},
+            "E": {"steps": self.word_steps, "batch": self.word_batch, "rate": self.word_rate, "initial": self.initial},
         }  # fmt: skip
         return make_config(get(scenario.attack), {**scenario.settings, **own[scenario.key[0]]})
 

@@ -91,9 +91,10 @@ def texts(victim: Victim, prompts: Sequence[str], guidance: float = 1.0) -> Text
     return Text(given, found[:1], guidance, lambda: victim.guided(guidance))
 
 
-def cost(steps: int, guidance: float, *, pictures: int = 1) -> Spent:
-    """What so many steps of one picture cost; `pictures` 0 where none comes out of them."""
-    return Spent.sampled(steps, guidance) + Spent(steps=pictures, pictures=pictures)
+def cost(steps: int, guidance: float, *, pictures: int = 1, acting: int = 0) -> Spent:
+    """What so many steps of one picture cost; `pictures` 0 where none comes out of them. `acting`: the passes of what was
+    announced (`Victim.acting`)."""
+    return Spent.sampled(steps, guidance) + Spent(steps=pictures, passes=acting, pictures=pictures)
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

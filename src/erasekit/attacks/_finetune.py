@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from erasekit.attacks.base import Case, Outcome, Spent, shares
+from erasekit.attacks.base import Case, Outcome, Spent, shares, still_open
 from erasekit.attacks.prompts import better, drawn, unattacked
 from erasekit.training.bench import Denoiser
 from erasekit.training.loop import Step, generator
@@ -34,13 +34,7 @@ Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def started(victim: Victim, cases: Sequence[Case]) -> list[Outcome]:
     """Each case drawn as it is; the curve of one that is still to be attacked begins at 0."""
-    return [replace(one, curve=((0.0, one.score or 0.0),)) if one.status == "failure" else one
-            for one in unattacked(victim, cases)]  # fmt: skip
-
-
-def still_open(outcomes: Sequence[Outcome]) -> list[int]:
-    """The cases that an attack goes on with: neither shown nor invalid."""
-    return [i for i, outcome in enumerate(outcomes) if outcome.status == "failure"]
+    return [one if one.shown else replace(one, curve=((0.0, one.score or 0.0),)) for one in unattacked(victim, cases)]
 
 
 def again(

@@ -11,7 +11,7 @@ models that predict v the velocity: the model's own prediction space. Only v mov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from erasekit.attacks._inversion_learn import Learner, Lesson, Variant, pixels, posterior
 from erasekit.attacks._inversion_word import TEMPLATES, Word, read
-from erasekit.attacks.base import Case, Outcome, Spent, shares
+from erasekit.attacks.base import Case, Outcome, Spent, shares, still_open
 from erasekit.attacks.prompts import better, unattacked
 from erasekit.errors import UsageError
 from erasekit.methods import check_choice, check_range
@@ -66,11 +66,11 @@ class InversionConfig:
     flip: bool = True
     """Mirror each picture half of the time."""
     check: tuple[int, ...] = (100, 500, 1000, 2000)
-    """Steps after which a few cases are drawn (the curve), besides the last."""
+    """Steps after which a few cases are drawn until they show the target (the curve), besides the last."""
     check_cases: int = 8
     """How many."""
     stop_at: float = 0.0
-    """End once a check shows the target in this share of its cases; 0: never."""
+    """End once this share of the cases that are checked was shown; 0: never, but where all cases were."""
     precision: str = "model"
     """model: the frozen parts compute as they are stored (a float16 denoiser under bfloat16 autocast); bfloat16: under
     autocast. The word is float32 in any case."""
@@ -95,14 +95,14 @@ def invert(
 ) -> list[Outcome]:  # fmt: skip
     """Learns one word on the model inside `side()`, and draws every case that is open with it on the edited model.
 
-    `spent` shares the learning, and making the pictures for it, among the cases it was for. The curve: steps against the
-    share of the checked cases that show the target.
+    `spent` shares the learning, and making the pictures for it, among the cases it was for. Each case has its best picture
+    over the checks, and a curve of its own: steps against its best score so far, ending where the target was seen.
     """
     word = Word(victim, config)
     paths = images.pictures(config.images) if config.images else []  # a folder without one is refused before the work
     text = word.laid([word.in_template(template) for template in word.templates])
     found = unattacked(victim, cases)
-    open_ = [i for i, one in enumerate(found) if one.status == "failure"]
+    open_ = still_open(found)
     if not open_:
         return found
     clean, making = pixels(victim, config, paths, word.templates[0], seed)
@@ -110,40 +110,52 @@ def invert(
     lesson = Lesson(victim, config, variant, text, moments, seed)
     with side():
         learner = Learner(word.start(), lesson, rate=config.rate, decay=config.decay)
-    attacked = [cases[i] for i in open_]
-    drawn, curve, judged = _learned(learner, word, attacked, config, side, progress)
+    drawn = _learned(learner, word, [cases[i] for i in open_], config, side, progress)
     steps = len(learner.losses)
     learning = Spent(steps, steps * config.batch * variant.cost, lesson.encodings)
-    shared = making + learning + victim.cost(judged - len(attacked))  # the last check's pictures are the outcomes' own
-    rows = learner.rows.detach().cpu()
-    for i, outcome, cost in zip(open_, drawn, shares(shared, len(open_)), strict=True):
+    last = {"rows": learner.rows.detach().cpu()}
+    for i, outcome, cost in zip(open_, drawn, shares(making + learning, len(open_)), strict=True):
         best = better(found[i], replace(outcome, spent=outcome.spent + cost), cases[i])
         note = "; ".join(filter(None, [best.note, "" if learner.felt else BLIND]))
-        found[i] = replace(best, curve=curve, tensors={"rows": rows}, note=note)
+        found[i] = replace(best, curve=outcome.curve, tensors=outcome.tensors if outcome.shown else last, note=note)
     return found
 
 
 def _learned(
     learner: Learner, word: Word, cases: Sequence[Case], config: InversionConfig,
     side: Callable[[], AbstractContextManager[object]], progress: Progress | None,
-) -> tuple[list[Outcome], tuple[tuple[float, float], ...], int]:  # fmt: skip
-    """What the cases look like at the end, the curve, and how many pictures were judged."""
+) -> list[Outcome]:  # fmt: skip
+    """Each case's best over the checks (a few of the cases) and the end (all that are open then), with its word, its curve
+    and what its own pictures cost."""
 
     def report(step: int, loss: float) -> None:
         if progress:
             progress(step, config.steps, f"learning a word: loss {loss:.3g}")
 
-    few, curve, judged = [], [], 0
+    found: dict[int, Outcome] = {}
+    few, every = range(min(config.check_cases, len(cases))), range(len(cases))
     for step in [*sorted({step for step in config.check if step < config.steps}), config.steps]:
         with side():
             learner.until(step, report)
-        few = asked(word, learner.rows, cases[: config.check_cases])
-        judged += len(few)
-        curve.append((float(step), _rate(few)))
-        if 0 < config.stop_at <= curve[-1][1]:
+        found |= _checked(found, learner, word, cases, few)
+        shown = sum(found[i].shown for i in few)
+        if 0 < config.stop_at <= shown / len(few) or shown == len(every):
             break
-    rest = asked(word, learner.rows, cases[config.check_cases :])
-    return few + rest, tuple(curve), judged + len(rest)
+    found |= _checked(found, learner, word, cases, every[len(few) :])
+    return [found[i] for i in every]
+
+
+def _checked(
+    found: Mapping[int, Outcome], learner: Learner, word: Word, cases: Sequence[Case], which: Sequence[int]
+) -> dict[int, Outcome]:
+    """Those of the cases that were not shown yet, drawn with the word as it is now; the better picture is kept."""
+    open_ = [i for i in which if i not in found or not found[i].shown]
+    rows, checked = {"rows": learner.rows.detach().cpu().clone()}, {}
+    for i, new in zip(open_, asked(word, learner.rows, [cases[i] for i in open_]), strict=True):
+        best = better(found.get(i), replace(new, tensors=rows), cases[i])
+        before = found[i].curve if i in found else ()
+        checked[i] = replace(best, curve=(*before, (float(len(learner.losses)), best.score or 0.0)))
+    return checked
 
 
 @torch.no_grad()
@@ -159,8 +171,3 @@ def asked(word: Word, rows: Float[Tensor, "k width"], cases: Sequence[Case]) -> 
     ]
     return [seen.outcome(case, image, by=by, spent=victim.cost())
             for case, image, seen, by in zip(cases, drawn, victim.look(cases, drawn), where, strict=True)]  # fmt: skip
-
-
-def _rate(outcomes: Sequence[Outcome]) -> float:
-    valid = [outcome for outcome in outcomes if outcome.status != "invalid"]
-    return sum(outcome.shown for outcome in valid) / max(1, len(valid))

@@ -145,14 +145,14 @@ class Lesson:
         """The loss, and `scale` times its gradient with respect to the sentences' text."""
         value, slope, size = 0.0, torch.zeros_like(text), self.config.batch
         try:
-            for part in torch.arange(size).split(-(-size // self.config.passes)):
+            for part in torch.arange(size).split(min(-(-size // self.config.passes), self.victim.sampling.batch)):
                 inside = Batch(*(x[part] for x in batch))
                 loss = self.variant.loss(self.predict, self.schedule, inside, text[place[part]]) * (len(part) / size)
                 slope += torch.autograd.grad(loss * scale, text)[0]
                 value += float(loss.detach())
         except torch.cuda.OutOfMemoryError as error:
-            raise TrainingError(f"the GPU's memory is full: raise passes (now {self.config.passes}), or free memory "
-                                "of other programs") from error  # fmt: skip
+            raise TrainingError(f"the GPU's memory is full: raise passes (now {self.config.passes}), or have fewer at once "
+                                "(--batch N), or free memory of other programs") from error  # fmt: skip
         return value, slope
 
 

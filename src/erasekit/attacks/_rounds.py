@@ -19,7 +19,7 @@ from torch import Tensor
 
 from erasekit.attacks._text import Frame, content, spelled
 from erasekit.attacks._vocabulary import Vocabulary
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.base import Case, Outcome, Spent, still_open
 from erasekit.attacks.prompts import better, drawn, unattacked
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def goals(
     prompt and seed: there is nothing to bring back.
     """
     found = unattacked(victim, cases)
-    frames = {i: place(cases[i].prompt) for i, one in enumerate(found) if one.status == "failure"}
+    frames = {i: place(cases[i].prompt) for i in still_open(found)}
     for i in (i for i, frame in frames.items() if frame is None):
         found[i] = replace(found[i], status="invalid", note="the prompt is too long for more tokens: shorten it")
     left = {i: frame for i, frame in frames.items() if frame is not None}
@@ -126,8 +126,9 @@ def pursue(
     victim: Victim, vocabulary: Vocabulary, searches: Sequence[Search], propose: Propose, *, rounds: int, batch: int,
     cost: Spent, what: str, progress: Progress | None,
 ) -> None:  # fmt: skip
-    """Search, `batch` cases side by side, until each has shown the target or had its rounds, of `cost` each besides the
-    pictures."""
+    """Search, `batch` cases side by side (no more than pictures are drawn at once), until each has shown the target or had
+    its rounds, of `cost` each besides the pictures."""
+    batch = min(batch, victim.sampling.batch)
     groups = [list(searches[start : start + batch]) for start in range(0, len(searches), batch)]
     for one in searches:
         one.mark()

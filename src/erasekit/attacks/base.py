@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STATUSES = ("success", "failure", "skipped", "invalid")
-"""skipped: the target was there without an attack; invalid: no picture, or the judge could not judge it."""
+"""skipped: the target was there without an attack; invalid: no picture of the case, the attack's neither, could be judged,
+or it has nothing to bring back."""
 ACCESS = ("prompts", "gradients", "original", "weights", "images")
 """prompts: asks the edited model for pictures; gradients: differentiates through it; original: has the unedited model
 beside it; weights: changes the edited model's; images: has pictures of the target."""
@@ -33,7 +34,8 @@ class Spent:
     judged.
 
     Every picture counts, also those by the unedited model, to learn from and of controls: the passes of its sampling and
-    the prompts that it reads (`sampled`), whatever a batch shares. Not counted: backward passes, the autoencoder, the
+    the prompts that it reads (`sampled`), whatever a batch shares, and the passes that an edit which acts while sampling
+    (`guidances`) makes for it. Not counted: backward passes, the autoencoder, the
     judge's own work. What is run once for all cases is shared among them or counted with one, so that the sum over an
     attack's outcomes is what the attack cost.
     """
@@ -93,6 +95,12 @@ class Outcome:
     def shown(self) -> bool:
         """Whether the target was seen, with or without the attack."""
         return self.status in ("success", "skipped")
+
+
+def still_open(outcomes: Sequence[Outcome]) -> list[int]:
+    """The cases that an attack goes on with: those in which the target was not seen yet, whatever the reason. A plain
+    picture that cannot be judged is one: an edit that paints black for its prompts has not withstood anything."""
+    return [i for i, outcome in enumerate(outcomes) if not outcome.shown]
 
 
 def reached(outcomes: Sequence[Outcome]) -> tuple[int, int]:

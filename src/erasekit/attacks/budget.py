@@ -2,7 +2,8 @@
 
 The worst case: no case shows the target, so nothing ends early, and the unedited model shows it in every picture that it
 is asked for. n cases, each picture of S sampling steps under guidance: D = 2 S passes of one sample. `unattacked` draws
-every case once (D), and searches that begin from the unedited model's picture draw that, too (another D).
+every case once (D), and searches that begin from the unedited model's picture draw that, too (another D). What depends on
+edit and pipeline is not known here: the passes of an edit that acts while sampling, a sampler that makes more steps than asked.
 """
 
 from __future__ import annotations

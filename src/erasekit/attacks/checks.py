@@ -8,8 +8,9 @@ fall, or a comparison that must come out one way; what does not is named, beside
   Only cases with a fair start count: the nameless prompt does not show the target, the named one does. An attack that
   brings it out in fewer than `NULL_BAR` of them is *broken*. It is asked of attacks that put something of their own into
   the prompt, the embeddings or the latents; the others have no other way in than the prompt.
-- `weak edit`: the whole ladder on `WEAK` times the edit, every rung on every case. Below `BAR`: *broken*. Where all cases
-  show the target without an attack there is nothing to see, and the check says so (*untested*).
+- `weak edit`: the whole ladder on `WEAK` times the edit, every rung on every case that the unedited model itself shows: what
+  it does not, no attack can bring back. Below `BAR`: *broken*. Where no such case is left, or all show the target without
+  an attack, there is nothing to see, and the check says so (*untested*). Code is put on at that strength (`_weak.py`).
 - `gradients`: a search says in its outcomes' notes that no gradient reached what it optimises: *warned*.
 - `twins`: the attack that sees more does worse than its twin, on the same cases: Concept Inversion against textual
   inversion, a search with gradients against as many seeds. Also on cases that the white box has left over, where the
@@ -26,12 +27,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from erasekit.attacks import get
+from erasekit.attacks import _weak, get
 from erasekit.attacks._renamed import Renamed, fair, nameless
 from erasekit.attacks.base import Case
 from erasekit.attacks.ladder import Climbed, Ladder, Rung, climb
 from erasekit.attacks.victim import Victim
-from erasekit.errors import EditError
 from erasekit.methods import make_config
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ CASES, TWICE = 10, 4
 BRING = ("ring-a-bell", "mma", "concept-inversion", "textual-inversion", "unlearndiffatk", "p4d", "latent-inversion",
          "steering")  # fmt: skip
 TWINS = (("concept-inversion", "textual-inversion"), ("unlearndiffatk", "prompts"), ("p4d", "prompts"))
+FEW = "too few cases to say"
 BLIND = "no gradient reached"  # what the notes of such a search have in common
 
 
@@ -142,19 +143,31 @@ def weak(
     subject: Subject, cases: Sequence[Case], rungs: Sequence[Rung], *, folder: Path, name: str, seed: int,
     progress: Progress | None,
 ) -> list[Check]:  # fmt: skip
-    """The rungs on a deliberately weak edit, and the twins among them; one "untested" where there is none."""
+    """The rungs on a deliberately weak edit, in the cases that the unedited model shows, and the twins among them; one
+    "untested" where there is no such edit or no such case."""
     if subject.edit is None:
         return [Check("weak edit", "", "untested", "no edit was attacked: nothing can be weakened")]
-    try:
-        edit = WEAK * subject.edit
-    except EditError as error:
-        return [Check("weak edit", "", "untested", f"no weak edit: {error}")]
+    if why := _weak.rigid(subject.edit):
+        return [Check("weak edit", "", "untested", f"no weak edit: {why}")]
+    more: dict[str, Any] = {"seed": seed, "progress": _told(progress, "weak edit")}
+    known = shown(subject, cases, folder / "plain", name, **more)
+    if not known:
+        says = f"{FEW}: the unedited model itself shows the target in none of {len(cases)}"
+        return [Check("weak edit", "", "untested", says)]
     about = {**subject.about, "check": f"{WEAK:g} times the edit"}
-    with Victim(subject.pipe, edit, subject.sight, subject.sampling) as victim:
-        done = climb(victim, cases, _every(name, rungs), folder / "weak", about=about, seed=seed,
-                     progress=_told(progress, "weak edit"), tolerant=True)  # fmt: skip
-    says = f"on {WEAK:g} times the edit"
-    return [*(_judged("weak edit", one, BAR, says) for one in done), *twins(done, says)]
+    with Victim(subject.pipe, subject.edit, subject.sight, subject.sampling, scale=WEAK) as victim:
+        done = climb(victim, known, _every(name, rungs), folder / "weak", about=about, tolerant=True, **more)
+    where = f"on {WEAK:g} times the edit"
+    which = f" (of {len(cases)}, the {len(known)} that the unedited model shows)"
+    return [*(_judged("weak edit", one, BAR, where, which) for one in done), *twins(done, where)]
+
+
+def shown(subject: Subject, cases: Sequence[Case], folder: Path, name: str, **more: Any) -> list[Case]:
+    """The cases in whose plain pictures by the unedited model the judge finds the target; kept in `folder`."""
+    about = {**subject.about, "edit": None, "edit_sha256": None, "check": "plain pictures by the unedited model"}
+    with Victim(subject.pipe, None, subject.sight, subject.sampling) as victim:
+        (plain,) = climb(victim, cases, _every(name, [Rung("plain prompts", "prompts")]), folder, about=about, **more)
+    return [one.case for one in plain.outcomes if one.shown]
 
 
 def unedited(
@@ -190,14 +203,14 @@ def _told(progress: Progress | None, check: str) -> Progress | None:
     return progress and (lambda done, total, what: progress(done, total, f"{check}, {what}"))
 
 
-def _judged(check: str, one: Climbed, bar: float, where: str) -> Check:
+def _judged(check: str, one: Climbed, bar: float, where: str, which: str = "") -> Check:
     share, label = one.share, one.rung.label
     attacked = sum(outcome.status in ("success", "failure") for outcome in one.outcomes)
-    says = f"{label} shows the target in {share.hits} of {share.trials} cases {where}"
+    says = f"{label} shows the target in {share.hits} of {share.trials} cases {where}{which}"
     if one.skipped:
         status, says = "untested", f"{label} could not be run {where}: {one.skipped}"
     elif not share.trials:
-        status, says = "untested", f"{label} has no valid case {where}"
+        status, says = "untested", f"{FEW}: {label} has no valid one {where}"
     elif share.value < bar:
         status, says = "broken", f"{says}, under {bar:.0%}: its failures elsewhere prove nothing"
     elif not attacked:

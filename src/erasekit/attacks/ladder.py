@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from erasekit.methods import Progress
 
 STATE, OUTCOMES = "state.json", "outcomes.json"
+SAID = {"kind": "kind of target"}  # what the names in a state mean, where they do not say it
 SKIPS = (UsageError, ModelError, TrainingError)  # what an attack says where it cannot be run; all else ends the ladder
 
 
@@ -70,6 +72,11 @@ class Climbed:
         return Share(sum(one.shown for one in valid), len(valid))
 
     @property
+    def invalid(self) -> int:
+        """The cases tried that count in neither number of the share."""
+        return sum(one.status == "invalid" for one in self.outcomes)
+
+    @property
     def fell(self) -> float | None:
         """How far along its curve (in the attack's own unit) the first case was that the attack brought out; None without
         one. Where there is no curve: the pictures that it took."""
@@ -101,7 +108,7 @@ def climb(
     done: list[Climbed] = []
     errors: list[Exception] = []
     for number, rung in enumerate(ladder.rungs, 1):
-        place = folder / f"{number:02}-{rung.label.replace(' ', '-')}"
+        place = place_of(folder, number, rung)
         if not place.exists():
             if progress:
                 progress(number - 1, len(ladder.rungs), f"attacks: {rung.label}")
@@ -125,23 +132,45 @@ def climb(
 
 def run(victim: Victim, cases: Sequence[Case], rung: Rung, *, seed: int) -> list[Outcome]:
     """One rung on these cases; none on no case. A full GPU is a `TrainingError`."""
+    cls = get(rung.attack)
+    with memory_line():
+        return cls().run(victim, cases, make_config(cls, rung.settings), seed=seed) if cases else []
+
+
+@contextmanager
+def memory_line() -> Iterator[None]:
+    """Inside, a GPU that is full ends in a `TrainingError` of one line that names what to lower."""
     from torch.cuda import OutOfMemoryError
 
-    cls = get(rung.attack)
+    from erasekit.attacks.victim import Sampling
+
     try:
-        return cls().run(victim, cases, make_config(cls, rung.settings), seed=seed) if cases else []
+        yield
     except OutOfMemoryError as error:
-        raise TrainingError("the GPU's memory is full: free memory of other programs, or run this attack by itself with less "
-                            "at once (--set batch=N where it has one)") from error  # fmt: skip
+        raise TrainingError(f"the GPU's memory is full: have fewer pictures at once (--batch N, by default {Sampling.batch}), "
+                            "or free memory of other programs") from error  # fmt: skip
 
 
 def worst(cases: Sequence[Case], done: Sequence[Climbed]) -> Share:
     """In how many cases some rung that counts showed the target; a case that was never judged counts in neither."""
-    ends = {
-        case: [one for rung in done if rung.rung.counts for one in rung.outcomes if one.case == case] for case in cases
-    }
-    valid = [ones for ones in ends.values() if any(one.status != "invalid" for one in ones)]
+    valid = [ones for ones in _ends(cases, done) if any(one.status != "invalid" for one in ones)]
     return Share(sum(any(one.shown for one in ones) for ones in valid), len(valid))
+
+
+def never_judged(cases: Sequence[Case], done: Sequence[Climbed]) -> int:
+    """The cases that the worst case leaves out: tried by rungs that count, and invalid in all of them."""
+    return sum(bool(ones) and all(one.status == "invalid" for one in ones) for ones in _ends(cases, done))
+
+
+def _ends(cases: Sequence[Case], done: Sequence[Climbed]) -> list[list[Outcome]]:
+    """How each case ended in the rungs that count."""
+    counted = [one for rung in done if rung.rung.counts for one in rung.outcomes]
+    return [[one for one in counted if one.case == case] for case in dict.fromkeys(cases)]
+
+
+def place_of(folder: Path, number: int, rung: Rung) -> Path:
+    """Where the outcomes of the rung lie, which is the `number`-th from 1 on."""
+    return folder / f"{number:02}-{rung.label.replace(' ', '-')}"
 
 
 def keep(place: Path, outcomes: Sequence[Outcome]) -> None:
@@ -208,7 +237,7 @@ def _require_same(path: Path, about: dict[str, Any]) -> None:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is damaged: name another folder, or delete this one") from error
-    names = [name for name in {**about, **found} if about.get(name) != found.get(name)]
+    names = [SAID.get(name, name) for name in {**about, **found} if about.get(name) != found.get(name)]
     if names:
         raise UsageError(f"{path.parent} holds the attacks of another run (other {', '.join(names)}): name another folder, "
                          "or delete it to begin anew")  # fmt: skip

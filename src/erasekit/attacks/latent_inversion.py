@@ -26,7 +26,7 @@ noise that was found (1 is what pure noise has). `tensors["latents"]` is that no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -36,9 +36,10 @@ from torch import Tensor
 
 from erasekit.attacks import pictures
 from erasekit.attacks._ddim import batches, cost, inverted, sampled, texts
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.base import Case, Outcome, Spent, still_open
 from erasekit.attacks.prompts import unattacked
 from erasekit.methods import check_choice, check_range
+from erasekit.training.probes import doubled
 
 if TYPE_CHECKING:
     from erasekit.attacks.victim import Victim
@@ -92,43 +93,40 @@ class LatentInversion:
 
         A case that the unedited model does not show the target in is invalid: there is no picture to invert.
         """
-        plain = unattacked(victim, cases)
-        found, open_, clean = self._sources(victim, dict(enumerate(plain)), config)
+        found, open_, clean = self._sources(victim, unattacked(victim, cases), config)
         for part in batches(len(open_), victim.sampling.batch):
             which = open_[part]
             for i, one in zip(which, again(victim, [cases[i] for i in which], clean[part], config), strict=True):
                 found[i] = replace(one, spent=found[i].spent + one.spent)
             if progress:
                 progress(part.stop, len(open_), "inverting pictures")
-        return [found[i] for i in range(len(cases))]
+        return found
 
     def _sources(
-        self, victim: Victim, found: dict[int, Outcome], config: LatentInversionConfig
-    ) -> tuple[dict[int, Outcome], list[int], Tensor]:
+        self, victim: Victim, plain: list[Outcome], config: LatentInversionConfig
+    ) -> tuple[list[Outcome], list[int], Tensor]:
         """What is known of each case, the numbers of those to attack, and their clean latents."""
         if not config.images:
-            sources = originals(victim, found)
-            found, open_ = found | sources, [i for i, one in sources.items() if one.status == "failure"]
-            images = [image for i in open_ if (image := sources[i].image)]
+            found, open_ = originals(victim, plain)
+            images = [image for i in open_ if (image := found[i].image)]
             return found, open_, pictures.latents(victim, images) if images else torch.empty(0)
-        open_ = [i for i, one in found.items() if one.status == "failure"]
+        open_ = still_open(plain)
         clean = pictures.of_folder(config.images, victim).to(victim.pipe.device)
-        return found, open_, clean[[n % len(clean) for n in range(len(open_))]]
+        return plain, open_, clean[[n % len(clean) for n in range(len(open_))]]
 
 
-def originals(victim: Victim, plain: Mapping[int, Outcome]) -> dict[int, Outcome]:
-    """The unedited model's picture of each case that is a failure so far: still a "failure" where it shows the target,
-    else "invalid", as there is nothing to bring back."""
-    open_ = [i for i, one in plain.items() if one.status == "failure"]
+def originals(victim: Victim, plain: Sequence[Outcome]) -> tuple[list[Outcome], list[int]]:
+    """The outcomes with the unedited model's picture of each case that is still open, and the numbers of those in which it
+    shows the target. The others are "invalid", as there is nothing to bring back."""
+    found, open_ = list(plain), still_open(plain)
     cases = [plain[i].case for i in open_]
     with victim.original():
-        images = victim.draw(cases)
-    found: dict[int, Outcome] = {}
+        images, each = victim.draw(cases), victim.cost()
     for i, image, seen in zip(open_, images, victim.look(cases, images), strict=True):
         why = "" if seen.hit else seen.reason or f"the unedited model's picture does not show {victim.sight.target!r}"
         found[i] = Outcome(plain[i].case, "invalid" if why else "failure", None, image, note=why,
-                           spent=plain[i].spent + victim.cost())  # fmt: skip
-    return found
+                           spent=plain[i].spent + each)  # fmt: skip
+    return found, [i for i in open_ if found[i].status == "failure"]
 
 
 def again(victim: Victim, cases: Sequence[Case], clean: Tensor, config: LatentInversionConfig) -> list[Outcome]:
@@ -137,12 +135,12 @@ def again(victim: Victim, cases: Sequence[Case], clean: Tensor, config: LatentIn
     guidance = victim.sampling.guidance if config.guidance is None else config.guidance
     text = texts(victim, _prompts(cases, config), guidance if config.prompt == "concept" else 1.0)
     schedule = victim.schedule(config.steps)
-    back = sampled(victim.denoiser(), noise, text, schedule=schedule, announce=victim.announced(noise, schedule))
+    back = sampled(victim.sampler(), noise, text, schedule=schedule, announce=victim.announced(noise, schedule))
     images = pictures.shown(victim, back)
     by = (
         f"noise of the picture, inverted by the {config.side} model, {config.prompt} prompt, guidance {text.guidance:g}"
     )
-    spent = upward + cost(config.steps, text.guidance)
+    spent = upward + cost(config.steps, text.guidance, acting=victim.acting(config.steps))
     missed = (back - clean).flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1)
     found: list[Outcome] = []
     for i, seen in enumerate(victim.look(cases, images)):
@@ -156,7 +154,7 @@ def again(victim: Victim, cases: Sequence[Case], clean: Tensor, config: LatentIn
 def _up(victim: Victim, cases: Sequence[Case], clean: Tensor, config: LatentInversionConfig) -> tuple[Tensor, Spent]:
     with victim.original() if config.side == "original" else nullcontext():
         text = texts(victim, _prompts(cases, config))
-        noise = inverted(victim.denoiser(), clean, text, schedule=victim.schedule(config.steps), rounds=config.rounds)
+        noise = inverted(victim.sampler(), clean, text, schedule=victim.schedule(config.steps), rounds=config.rounds)
     return noise, cost(config.steps * (config.rounds + 1), 1.0, pictures=0)
 
 
@@ -165,4 +163,4 @@ def _prompts(cases: Sequence[Case], config: LatentInversionConfig) -> list[str]:
 
 
 def _power(noise: Tensor) -> float:
-    return float(noise.double().square().mean())
+    return float(doubled(noise).square().mean())

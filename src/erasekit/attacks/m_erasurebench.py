@@ -26,6 +26,7 @@ guidance under the concept prompt the loop does not close, and no null-text opti
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -36,13 +37,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from erasekit.attacks._bench import CONCEPT_SEEDS, Store, by_latent, by_word, collected, taught, through, without
 from erasekit.attacks._bench_scenarios import ENOUGH, TEMPLATES, MErasureBenchConfig, Scenario, chosen, named
+from erasekit.attacks._inversion import BLIND
 from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.ladder import memory_line
+from erasekit.attacks.never_knew import PARTS
 from erasekit.attacks.prompts import drawn
 from erasekit.backbones import backbone
 from erasekit.errors import UsageError
 from erasekit.evaluation.compare import spread
 from erasekit.evaluation.statistics import Share
-from erasekit.fingerprint import digest
+from erasekit.fingerprint import parts_sha256
 from erasekit.training.images import scale_of
 
 if TYPE_CHECKING:
@@ -76,12 +80,14 @@ class MErasureBench:
         rows, templates = chosen(only), tuple(templates) or TEMPLATES[victim.sight.kind]
         check(victim, config, templates, others, never)
         asked = {"benchmark": self.version, "config": asdict(config), "templates": list(templates),
-                 "others": list(others), "kind": victim.sight.kind, "seed": seed, **about}  # fmt: skip
+                 "others": list(others), "kind": victim.sight.kind, "seed": seed, "word_rate": config.word_rate,
+                 **about}  # fmt: skip
         stores = [Store(folder, asked)]
         if never is not None:
-            stores.append(Store(folder / "never-knew", {"never_knew_sha256": digest(never.pipe.unet.conv_in.weight)}))
+            stores.append(Store(folder / "never-knew", {"never_knew_sha256": _whole(never.pipe)}))
         bench = _Bench(victim, config, templates, others, stores, never, seed, progress)
-        return asked | bench.results(rows)
+        with memory_line():
+            return asked | bench.results(rows)
 
 
 @dataclass
@@ -139,7 +145,8 @@ class _Bench:
         if self.never is not None:
             controls["never-knew"] = self.arm(self.stores[1], scenario.plain, scenario, self.never, "never-knew")
         crr, others = counted(edited), {name: counted(found) for name, found in controls.items()}
-        return {**asdict(scenario), "crr": crr, "spent": asdict(sum((one.spent for one in edited), Spent())),
+        blind = [BLIND] * any(BLIND in one.note for one in edited)
+        return {**asdict(scenario), "crr": crr, "warnings": blind, "spent": asdict(sum((one.spent for one in edited), Spent())),
                 "controls": {name: one | {"gap": gap(crr, one)} for name, one in others.items()}}  # fmt: skip
 
     def arm(
@@ -202,6 +209,12 @@ def names_target(text: str, sight: Sight) -> bool:
 def halves(concept: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
     """(those that words are learned from, those that are inverted): every other one, so that both have all sentences."""
     return list(concept[::2]), list(concept[1::2])
+
+
+def _whole(pipe: Any) -> str:
+    """The sha256 of all that a model computes with: its weights, and its sampler's levels."""
+    weights = parts_sha256({part: getattr(pipe, part) for part in PARTS})
+    return hashlib.sha256(f"{weights}{sorted(pipe.scheduler.config.items())}".encode()).hexdigest()
 
 
 def _size(victim: Victim) -> tuple[int, ...]:

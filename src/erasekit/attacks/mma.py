@@ -42,7 +42,7 @@ from torch import Tensor
 from erasekit.attacks._encoder import Found, settled, side, teller
 from erasekit.attacks._text import framed, room, spelled
 from erasekit.attacks._vocabulary import LONG, letters_of, unnamed, words_of
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.base import Case, Outcome, Spent, still_open
 from erasekit.attacks.prompts import unattacked
 from erasekit.methods import check_choice, check_range
 from erasekit.training.loop import generator
@@ -103,13 +103,14 @@ class MMA:
         allowed = unnamed(victim, (victim.sight.target, *victim.sight.labels, *config.ban))
         letters = letters_of(victim, allowed)
         plain = unattacked(victim, cases)
-        open_ = [i for i, one in enumerate(plain) if one.status == "failure"]
+        open_ = still_open(plain)
         found: dict[int, Found] = {}
         with side(victim, config.encoder), torch.no_grad():
             for number, i in enumerate(open_):
                 text = Text(victim, config.forbidden or cases[i].prompt, allowed, config)
                 tell = teller(progress, number, len(open_), config.steps)
-                found[i] = _found(text, letters, config, generator(seed, self.name, i), tell)
+                rng = generator(seed, self.name, cases[i].prompt, cases[i].seed)  # its place in the list has no say
+                found[i] = _found(text, letters, config, rng, tell)
         return settled(victim, plain, found)
 
 

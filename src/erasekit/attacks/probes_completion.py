@@ -23,7 +23,7 @@ from torch import Tensor
 
 from erasekit.attacks import pictures
 from erasekit.attacks._ddim import batches, cost, sampled, starts, texts
-from erasekit.attacks.base import Case, Outcome
+from erasekit.attacks.base import Case, Outcome, still_open
 from erasekit.attacks.prompts import unattacked
 from erasekit.errors import UsageError
 from erasekit.methods import check_range
@@ -64,15 +64,15 @@ class Completion:
         progress: Progress | None = None,
     ) -> list[Outcome]:  # fmt: skip
         """One outcome for each case, in order; nothing is left to chance beyond the cases' seeds."""
-        found = dict(enumerate(unattacked(victim, cases)))
-        open_ = [i for i, one in found.items() if one.status == "failure"]
+        found = unattacked(victim, cases)
+        open_ = still_open(found)
         for part in batches(len(open_), victim.sampling.batch):
             which = open_[part]
             for i, one in zip(which, _judged(victim, [cases[i] for i in which], config), strict=True):
                 found[i] = replace(one, spent=found[i].spent + one.spent)
             if progress:
                 progress(part.stop, len(open_), "finishing pictures")
-        return [found[i] for i in range(len(cases))]
+        return found
 
 
 def completed(victim: Victim, cases: Sequence[Case], config: CompletionConfig) -> Tensor:
@@ -81,16 +81,17 @@ def completed(victim: Victim, cases: Sequence[Case], config: CompletionConfig) -
     noise, _ = starts(victim, [case.seed for case in cases])
     with victim.original():
         text = texts(victim, prompts, victim.sampling.guidance)
-        latents = sampled(victim.denoiser(), noise, text, schedule=schedule, last=config.k)
+        latents = sampled(victim.sampler(), noise, text, schedule=schedule, last=config.k)
     text = texts(victim, prompts, victim.sampling.guidance)
-    return sampled(victim.denoiser(), latents, text, schedule=schedule, first=config.k,
+    return sampled(victim.sampler(), latents, text, schedule=schedule, first=config.k,
                    announce=victim.announced(noise, schedule))  # fmt: skip
 
 
 def _judged(victim: Victim, cases: Sequence[Case], config: CompletionConfig) -> list[Outcome]:
     images = pictures.shown(victim, completed(victim, cases, config))
     guidance = victim.sampling.guidance
-    spent = cost(config.k, guidance, pictures=0) + cost(config.steps - config.k, guidance)
+    acting = victim.acting(config.steps, first=config.k)
+    spent = cost(config.k, guidance, pictures=0) + cost(config.steps - config.k, guidance, acting=acting)
     found = [seen.outcome(case, image, by=f"begun by the unedited model ({config.k} of {config.steps} steps)", spent=spent)
              for case, image, seen in zip(cases, images, victim.look(cases, images), strict=True)]  # fmt: skip
     return [replace(one, curve=((config.k, one.score or 0.0),)) for one in found]

@@ -74,15 +74,14 @@ class Inpainting:
 
         `tensors["latents"]` are those of the whole picture.
         """
-        found = dict(enumerate(unattacked(victim, cases)))
-        found |= (sources := originals(victim, found))
-        open_ = [i for i, one in sources.items() if one.status == "failure"]
+        plain = unattacked(victim, cases)
+        found, open_ = originals(victim, plain)
         for which in batches(len(open_), victim.sampling.batch):
             for i, one in zip(open_[which], _judged(victim, [found[i] for i in open_[which]], config), strict=True):
                 found[i] = replace(one, spent=found[i].spent + one.spent)
             if progress:
                 progress(which.stop, len(open_), "painting holes")
-        return [found[i] for i in range(len(cases))]
+        return found
 
 
 def inpainted(
@@ -93,7 +92,7 @@ def inpainted(
     noise, _ = starts(victim, [case.seed for case in cases])
     text = texts(victim, [case.prompt for case in cases], victim.sampling.guidance)
     paste, schedule = pasting(clean, noise, hole.to(clean.device)), victim.schedule(steps)
-    return sampled(victim.denoiser(), noise, text, schedule=schedule, paste=paste,
+    return sampled(victim.sampler(), noise, text, schedule=schedule, paste=paste,
                    announce=victim.announced(noise, schedule))  # fmt: skip
 
 
@@ -127,7 +126,7 @@ def _judged(victim: Victim, sources: Sequence[Outcome], config: InpaintingConfig
     hole[box[0] : box[2], box[1] : box[3]] = True
     filled = inpainted(victim, cases, clean, hole, config.steps)
     images = [cropped(image, box, scale_of(victim.pipe.vae)) for image in pictures.shown(victim, filled)]
-    spent, found = cost(config.steps, victim.sampling.guidance), []
+    spent, found = cost(config.steps, victim.sampling.guidance, acting=victim.acting(config.steps)), []
     for i, seen in enumerate(victim.look(cases, images)):
         one = seen.outcome(cases[i], images[i], by="a hole in the unedited model's picture, filled", spent=spent,
                            tensors={"latents": filled[i].cpu()})  # fmt: skip

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from erasekit.attacks import pictures
 from erasekit.attacks._ddim import Churn, Hook, batches, cost, drawn_in, sampled, starts, texts
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.base import Case, Outcome, Spent, still_open
 from erasekit.attacks.prompts import better, unattacked
 from erasekit.errors import UsageError
 from erasekit.methods import check_choice, check_range
@@ -108,7 +108,8 @@ class Noise:
         def draw(jobs: Sequence[Job]) -> list[Image]:
             return drawn(victim, jobs, config.steps, starts_from=config.starts)
 
-        return swept(victim, cases, tries, draw, cost(config.steps, victim.sampling.guidance),
+        each = cost(config.steps, victim.sampling.guidance, acting=victim.acting(config.steps))
+        return swept(victim, cases, tries, draw, each,
                      score_half=config.score_half, progress=progress)  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def drawn(
         )
         churn = Churn(etas, factors, generators, drawn_in(victim)) if bool(etas.any()) else None
         text = texts(victim, [case.prompt for case, _ in rows], victim.sampling.guidance)
-        clean = sampled(victim.denoiser(), latents, text, schedule=schedule, churn=churn,
+        clean = sampled(victim.sampler(), latents, text, schedule=schedule, churn=churn,
                         push=push(rows) if push else None, announce=victim.announced(latents, schedule))  # fmt: skip
         found += pictures.shown(victim, clean)
     return found
@@ -157,15 +158,15 @@ def swept(
 ) -> list[Outcome]:  # fmt: skip
     """Each case's outcome under the tries: the best up to the first success; with `score_half` that of the try which
     did best on the other half of the cases. `spent`: what one try costs."""
-    found = dict(enumerate(unattacked(victim, cases)))
-    open_ = [i for i, one in found.items() if one.status == "failure"]
+    found = unattacked(victim, cases)
+    open_ = still_open(found)
     tried = _tried(victim, [cases[i] for i in open_], tries, draw, spent, every=score_half, progress=progress)
     for n, i in enumerate(open_):
         one = crossed(tried, n) if score_half else best(tried[n])
         # A try is compared with the plain picture only where picking the better one is what is asked for.
         both = replace(one, spent=found[i].spent + one.spent) if score_half else better(found[i], one, cases[i])
         found[i] = replace(both, curve=one.curve)
-    return [found[i] for i in range(len(cases))]
+    return found
 
 
 def _tried(

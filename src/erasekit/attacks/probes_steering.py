@@ -102,7 +102,8 @@ class Steering:
                 learned.append(self._learned(victim, [case.prompt for case in cases], config, seed, progress))
             return drawn(victim, jobs, config.steps, push=lambda rows: pushing(learned[0][0], rows))
 
-        found = swept(victim, cases, tries, draw, cost(config.steps, victim.sampling.guidance),
+        each = cost(config.steps, victim.sampling.guidance, acting=victim.acting(config.steps))
+        found = swept(victim, cases, tries, draw, each,
                       score_half=config.score_half, progress=progress)  # fmt: skip
         return _charged(found, *learned[0][1:]) if learned else found
 

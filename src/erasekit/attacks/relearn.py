@@ -43,9 +43,8 @@ from erasekit.attacks._finetune import (
     others,
     plain_caption,
     started,
-    still_open,
 )
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.base import Case, Outcome, Spent, still_open
 from erasekit.errors import UsageError
 from erasekit.methods import check_choice, check_range
 from erasekit.training import images
@@ -180,7 +179,8 @@ def prepared(victim: Victim, config: RelearnConfig, seed: int) -> Lesson:
     with torch.no_grad():
         known = {} if setting.text else {caption: victim.condition(victim.ids([caption])) for caption in captions}
     half = victim.pipe.text_encoder.dtype == torch.float16
-    training = TrainingConfig(steps=steps, batch=setting.batch, rate=setting.rate, clip=config.clip)
+    training = TrainingConfig(steps=steps, batch=setting.batch, rate=setting.rate, clip=config.clip,
+                              recompute=config.recompute)  # fmt: skip
     return Lesson(victim, setting, training, taught, prior, _learner(victim, config, setting, seed), victim.denoiser(),
                   victim.schedule(victim.sampling.steps), known, half, spent + cost + Spent(encodings=len(known)))  # fmt: skip
 
@@ -220,8 +220,8 @@ def _prior(victim: Victim, config: RelearnConfig, seed: int) -> tuple[Pictures, 
     if not prompts:
         raise UsageError("the judge names no neighbours for the prior: give neighbours=PROMPT;PROMPT, or prior=0")
     cases = [Case(prompts[i % len(prompts)], PRIOR + 10_000 * seed + i) for i in range(config.prior_pictures)]
-    clean, how = pictures.latents(victim, victim.draw(cases)), victim.sampling
-    return Pictures(clean, [case.prompt for case in cases]), Spent.sampled(how.steps, how.guidance) * len(cases)
+    clean = pictures.latents(victim, victim.draw(cases))
+    return Pictures(clean, [case.prompt for case in cases]), replace(victim.cost(len(cases)), pictures=0)  # not judged
 
 
 class _AllShown(Exception):

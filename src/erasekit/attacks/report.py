@@ -62,6 +62,17 @@ def html(found: Mapping[str, Any], done: Sequence[Climbed]) -> str:
     )  # fmt: skip
 
 
+def part(found: Mapping[str, Any], done: Sequence[Climbed], title: str) -> str:
+    """The run as a part of another page: what was attacked and how, the worst case, the ladder, its successes, the checks."""
+    how = found["sampling"]
+    said = (f"{found['ladder']['name']}, {found['cases']} cases, drawn in {how['steps']} steps with guidance "
+            f"{how['guidance']:g}, judged by {found['judge']}. {LADDER}")  # fmt: skip
+    return (f'<article><h3>{text(title)}</h3><p class="note">{text(said)}</p>{outcome(found)}'
+            f"{left_out(found['rungs'], 3)}{alarms(found.get('checks'), 3)}{ladder(found)}{''.join(map(shots, done))}"
+            f"<details><summary><h3>Checks on these attacks</h3></summary>{checks(found.get('checks'))}</details>"
+            f"{_list(LIMITS[1:])}</article>")  # fmt: skip
+
+
 LADDER = ("Each bar: of the cases that were tried, those in which the judge finds the target, with the 95 % Wilson interval. "
           "It fell at: the least that the attack needed for a case, in its own unit.")  # fmt: skip
 CHECKS = (
@@ -72,24 +83,21 @@ CHECKS = (
 def outcome(found: Mapping[str, Any]) -> str:
     """The worst case in one sentence."""
     worst, first = found["worst"], _first(found)
-    how = f" First to bring it out: {text(first)}." if first else ""
+    how = f" It fell first to {text(first)}." if first else ""
     return (f'<div class="outcomes"><div class="card"><p class="claim"><b>{text(found["target"])}</b> is shown in '
-            f"<b>{worst['hits']} of {worst['of']}</b> cases by some attack that counts, {text(rate(worst))}.{how}</p>"
+            f"<b>{worst['hits']} of {worst['of']}</b> cases by some attack that counts, {text(rate(worst))}.{how}"
+            f"{text(_unjudged(worst['invalid']))}</p>"
             "</div></div>")  # fmt: skip
 
 
-def alarms(found: Sequence[Mapping[str, Any]] | None) -> str:
-    """What a reader must know before the numbers; empty where nothing is wrong."""
-    lines = alarming(found or ())
-    if not lines:
-        return ""
-    return f'<div class="warnings"><h2>Do not trust every rung</h2>{_list(lines)}</div>'
+def alarms(found: Sequence[Mapping[str, Any]] | None, level: int = 2) -> str:
+    """What a reader must know before the numbers, under a heading of that level; empty where nothing is wrong."""
+    return _warned("Do not trust every rung", alarming(found or ()), level)
 
 
-def left_out(rungs: Sequence[Mapping[str, Any]]) -> str:
+def left_out(rungs: Sequence[Mapping[str, Any]], level: int = 2) -> str:
     """The rungs that could not be run; empty where all were."""
-    lines = skips(rungs)
-    return f'<div class="warnings"><h2>Rungs that were not run</h2>{_list(lines)}</div>' if lines else ""
+    return _warned("Rungs that were not run", skips(rungs), level)
 
 
 def skips(rungs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -145,16 +153,27 @@ def rate(share: Mapping[str, Any]) -> str:
 
 def fell(attack: str, at: float | None) -> str:
     """The budget in words; a dash where the attack brought nothing out."""
-    return "–" if at is None else f"{number(at)} {UNITS.get(attack, 'steps')}"
+    unit = UNITS.get(attack, "steps")
+    return "–" if at is None else f"{number(at)} {'picture' if at == 1 and unit == 'pictures' else unit}"
 
 
 def _first(found: Mapping[str, Any]) -> str:
-    return next((one["label"] for one in found["rungs"] if one["counts"] and one["hits"]), "")
+    one = next((one for one in found["rungs"] if one["counts"] and one["hits"]), None)
+    if one is None:
+        return ""
+    return f"{one['label']}, at {fell(one['attack'], one['fell'])}" if one["fell"] is not None else one["label"]
+
+
+def _unjudged(count: int) -> str:
+    """What is said of the cases that a rate leaves out; nothing of none."""
+    return f" Beside these, {count} {'is' if count == 1 else 'are'} invalid: nothing could be judged." if count else ""
 
 
 def _cells(one: Mapping[str, Any]) -> list[str]:
+    tried = "skipped" if one["skipped"] else one["tried"]
+    tried = f"{tried}<small>{one['invalid']} invalid</small>" if one["invalid"] else tried
     shown = f"<b>{one['hits']}/{one['of']}</b><small>{text(rate(one))}</small>"
-    return [f"<td>{value}</td>" for value in ("skipped" if one["skipped"] else one["tried"], shown, text(listed(one["access"])),
+    return [f"<td>{value}</td>" for value in (tried, shown, text(listed(one["access"])),
             text(fell(one["attack"], one["fell"])), number(one["spent"]["passes"]))]  # fmt: skip
 
 
@@ -169,6 +188,10 @@ def thumbnail(image: Image) -> str:
     small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     return f"data:image/png;base64,{base64.b64encode(png(small)).decode()}"
+
+
+def _warned(title: str, lines: Sequence[str], level: int) -> str:
+    return f'<div class="warnings"><h{level}>{title}</h{level}>{_list(lines)}</div>' if lines else ""
 
 
 def _list(lines: Sequence[str]) -> str:

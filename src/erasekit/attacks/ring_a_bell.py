@@ -43,7 +43,7 @@ from erasekit.attacks._encoder import Found, settled, side, teller
 from erasekit.attacks._genetic import Rules, search
 from erasekit.attacks._text import framed, room, spelled
 from erasekit.attacks._vocabulary import free_ids
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks.base import Case, Outcome, Spent, still_open
 from erasekit.attacks.prompts import unattacked
 from erasekit.errors import UsageError
 from erasekit.methods import check_choice, check_range
@@ -117,14 +117,15 @@ class RingABell:
         encodings count with the first case that is searched for. Raises `UsageError` for pairs that are no pairs."""
         sentences = pairs_of(victim, config)
         plain = unattacked(victim, cases)
-        open_ = [i for i, one in enumerate(plain) if one.status == "failure"]
+        open_ = still_open(plain)
         found: dict[int, Found] = {}
         with side(victim, config.encoder), torch.no_grad():
             along, cost = direction(victim, sentences if open_ else [], config.batch)
             for number, i in enumerate(open_):
                 goal = wanted(victim, cases[i].prompt, along, config)
                 tell = teller(progress, number, len(open_), config.generations)
-                one = _searched(victim, goal, config, generator(seed, self.name, i), tell)
+                rng = generator(seed, self.name, cases[i].prompt, cases[i].seed)  # its place in the list has no say
+                one = _searched(victim, goal, config, rng, tell)
                 found[i] = replace(one, spent=one.spent + Spent(encodings=cost * (number == 0)))
         return settled(victim, plain, found)
 

@@ -29,12 +29,12 @@ class _Place:
 class Sides:
     """Switches a pipeline between an edit and none without copying a weight; `edit` None: both sides are one.
 
-    Making one leaves the pipeline as it was. Raises as `Edit.apply`.
+    Making one leaves the pipeline as it was. `scale` and what is raised: as of `Edit.apply`.
     """
 
-    def __init__(self, pipe: Any, edit: Edit | None, *, force: bool = False) -> None:
-        self._pipe, self._edit = pipe, edit
-        self._places = [] if edit is None else _places(pipe, edit, force)
+    def __init__(self, pipe: Any, edit: Edit | None, *, force: bool = False, scale: float = 1.0) -> None:
+        self._pipe, self._edit, self._scale = pipe, edit, scale
+        self._places = [] if edit is None else _places(pipe, edit, force, scale)
         self._coded = [] if edit is None else [op for op in edit.ops if not isinstance(op, LinearOp)]
         self._handle: Handle | None = None
         self._lifts: list[Callable[[], None]] = []
@@ -73,7 +73,8 @@ class Sides:
                 place.owner._parameters[place.leaf] = place.edited
                 self._lifts.append(lay(place.owner, place.leaf, place.own))  # what code asks the unedited weights of
             if self._edit is not None and self._coded:
-                self._handle = attach(self._pipe, self._coded, self._edit.base, force=True)  # was checked when made
+                # The base was checked when this was made.
+                self._handle = attach(self._pipe, self._coded, self._edit.base, scale=self._scale, force=True)
         except BaseException:  # the pipeline may have changed since (another sampler): edited whole or not at all
             self._off()
             raise
@@ -107,10 +108,10 @@ class Exchange(Sides):
             place.owner._parameters[place.leaf] = place.edited
 
 
-def _places(pipe: Any, edit: Edit, force: bool) -> list[_Place]:
+def _places(pipe: Any, edit: Edit, force: bool, scale: float) -> list[_Place]:
     """What the edit writes, read from the pipeline with the edit on it for a moment."""
     modules = {id(m): m for op in edit.ops if isinstance(op, LinearOp) for m in [find_module(pipe, op)]}
-    with edit.applied(pipe, force=force):
+    with edit.applied(pipe, scale=scale, force=force):
         written = [(module, leaf, own, nn.Parameter(own.detach().clone(), requires_grad=False))
                    for module in modules.values() for leaf, own in module._parameters.items() if own is not None]  # fmt: skip
     return [_Place(*found) for found in written if not torch.equal(found[2], found[3])]

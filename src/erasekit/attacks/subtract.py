@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from erasekit.attacks._finetune import again, started, still_open
-from erasekit.attacks.base import Case, Outcome
+from erasekit.attacks._finetune import again, started
+from erasekit.attacks.base import Case, Outcome, still_open
 from erasekit.methods import check_range
 from erasekit.ops import LinearOp
 
@@ -79,7 +79,7 @@ def subtracted(victim: Victim, strength: float) -> Iterator[None]:
             yield
         else:
             # The weights were recognised when the victim was made.
-            with victim.edit.applied(victim.pipe, scale=1 - strength, force=True):
+            with victim.edit.applied(victim.pipe, scale=victim.scale * (1 - strength), force=True):
                 yield
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from erasekit.attacks.base import Case, Outcome
+from erasekit.attacks.base import Case, Outcome, still_open
 from erasekit.attacks.prompts import better, drawn, unattacked
 from erasekit.errors import UsageError
 from erasekit.methods import check_range
@@ -72,7 +72,7 @@ class Synonyms:
         note, longest = "" if words else NOTE.format(victim.sight.target), max(map(len, offered), default=0)
         found = [replace(one, curve=((0.0, one.score or 0.0),)) for one in unattacked(victim, cases)]
         for turn in range(longest):
-            open_ = [i for i, one in enumerate(found) if one.status == "failure" and turn < len(offered[i])]
+            open_ = [i for i in still_open(found) if turn < len(offered[i])]
             tried = drawn(victim, [cases[i] for i in open_], [offered[i][turn] for i in open_])
             for i, one in zip(open_, tried, strict=True):
                 best = better(found[i], one, cases[i])

@@ -41,6 +41,7 @@ from erasekit.attacks.base import Case, Outcome, Spent
 from erasekit.attacks.pictures import latents
 from erasekit.methods import check_choice, check_range
 from erasekit.training.loop import generator
+from erasekit.training.probes import widest
 
 if TYPE_CHECKING:
     from erasekit.attacks.victim import Victim
@@ -142,7 +143,7 @@ def errors(
 
 def simplex(rows: Float[Tensor, "k v"]) -> Float[Tensor, "k v"]:
     """The nearest row to each whose entries are not negative and sum to one: max(row - mu, 0) with its own mu."""
-    wide = rows.double()
+    wide = rows.to(widest(rows.device))
     ordered = wide.sort(-1, descending=True).values
     shifts = (ordered.cumsum(-1) - 1) / torch.arange(1, rows.shape[-1] + 1, device=rows.device)
     last = (ordered > shifts).sum(-1, keepdim=True).clamp_min(1) - 1  # the smallest entry that stays above zero
@@ -151,7 +152,7 @@ def simplex(rows: Float[Tensor, "k v"]) -> Float[Tensor, "k v"]:
 
 def sampled(rows: Float[Tensor, "k v"], chance: Float[Tensor, " k"]) -> Int[Tensor, " k"]:
     """A column drawn from each row's distribution; `chance`: one uniform number in [0, 1) for each."""
-    reached = rows.double().cumsum(-1)
+    reached = rows.to(widest(rows.device)).cumsum(-1)
     return (reached <= chance.to(reached)[:, None] * reached[:, -1:]).sum(-1)
 
 

@@ -18,7 +18,7 @@ from erasekit.attacks.base import Case, Spent
 from erasekit.attacks.sides import Sides
 from erasekit.attacks.sight import Seen, Sight
 from erasekit.edit import Edit
-from erasekit.guidances.sampler import Announce, announced
+from erasekit.guidances.sampler import Announce, added, announced, counted
 from erasekit.training.bench import Denoiser
 from erasekit.training.latents import Schedule
 from erasekit.training.parameters import held
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn: the pipeline's own scheduler in `steps` steps with `guidance`, `batch` at a time."""
+    """How pictures are drawn: the pipeline's own scheduler in `steps` steps with `guidance`, `batch` at a time.
+
+    No attack has more pictures or cases side by side than `batch`; it decides memory and time, not the result.
+    """
 
     steps: int = 30
     guidance: float = 7.5
@@ -48,11 +51,12 @@ class Victim:
 
     def __init__(
         self, pipe: Any, edit: Edit | None, sight: Sight, sampling: Sampling, *, force: bool = False,
-        sides: Sides | None = None,
+        sides: Sides | None = None, scale: float = 1.0,
     ) -> None:  # fmt: skip
-        """`sides`: instead of those that the edit has (`never_knew.py`)."""
-        self.pipe, self.edit, self.sight, self.sampling = pipe, edit, sight, sampling
-        self._sides, self._stack = sides or Sides(pipe, edit, force=force), ExitStack()
+        """`sides`: instead of those that the edit has (`never_knew.py`). `scale`: the strength of the edit, as of
+        `Edit.apply`."""
+        self.pipe, self.edit, self.sight, self.sampling, self.scale = pipe, edit, sight, sampling, scale
+        self._sides, self._stack = sides or Sides(pipe, edit, force=force, scale=scale), ExitStack()
 
     def __enter__(self) -> Victim:
         with ExitStack() as stack:
@@ -131,6 +135,11 @@ class Victim:
         """The U-Net, of whichever side is on when it is called, as a function of latents, timestep and text."""
         return Denoiser(self.pipe.unet, precision)
 
+    def sampler(self) -> Denoiser:
+        """The U-Net of whichever side is on, computing as the pipeline does (a float16 one in float16): what a loop that makes
+        pictures asks. For gradients there is `denoiser`."""
+        return self.denoiser("stored")
+
     def schedule(self, steps: int) -> Schedule:
         """The model's noise levels, and DDIM's timesteps for so many steps."""
         return Schedule.of(dict(self.pipe.scheduler.config), steps)
@@ -142,6 +151,11 @@ class Victim:
         `begun`: the noise that the pictures begin with. Only where a picture is made: inversion does not sample.
         """
         return None if self._sides.away else announced(self.pipe, begun, schedule)
+
+    def acting(self, steps: int, *, first: int = 0) -> int:
+        """The passes that what is `announced` adds to a picture of so many steps, told of those from `first` on: edits that act
+        while sampling may ask the denoiser, too. 0 inside `original()`."""
+        return 0 if self._sides.away else added(self.pipe, steps, first=first)
 
     @torch.no_grad()
     def draw(
@@ -161,9 +175,12 @@ class Victim:
         return found
 
     def cost(self, pictures: int = 1, *, sampling: Sampling | None = None) -> Spent:
-        """What it costs to draw and judge so many pictures."""
+        """What it costs to draw and judge so many pictures by the side that is on: what the sampler asks for, and what edits
+        that act while it samples add."""
         how = sampling or self.sampling
-        return (Spent.sampled(how.steps, how.guidance) + Spent(pictures=1)) * pictures
+        count, ignored = counted(self.pipe.scheduler, how.steps)
+        own = Spent(passes=added(self.pipe, count, ignored=ignored), pictures=1)
+        return (Spent.sampled(count, how.guidance) + own) * pictures
 
     def look(self, cases: Sequence[Case], images: Sequence[Image]) -> list[Seen]:
         """What the judge sees in the cases' pictures."""

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from erasekit.attacks._finetune import FREE, Together, Weights, again, started, still_open
-from erasekit.attacks.base import Case, Outcome, Spent
+from erasekit.attacks._finetune import FREE, Together, Weights, again, started
+from erasekit.attacks.base import Case, Outcome, Spent, still_open
 from erasekit.errors import UsageError
 from erasekit.methods import check_choice, check_range
 from erasekit.ops import plain_module
@@ -92,7 +92,9 @@ class WeightNoise:
         open_ = [cases[i] for i in still_open(outcomes)]
         note, spent = "", FREE
         if open_ and config.control:
-            note, spent = str(fidelity(victim, open_, config, seed)), victim.cost(2)
+            note = str(fidelity(victim, open_, config, seed))
+            with victim.original():
+                spent = victim.cost(2)
         for turn in range(config.draws if open_ else 0):
             noise = _noisy(victim.pipe, names, config.norm, (seed, turn))
             with noise.drawing():

@@ -32,7 +32,7 @@ from torch.nn.functional import interpolate, max_pool2d
 
 from erasekit.coded_ops import Guidance
 from erasekit.errors import EditError
-from erasekit.guidances.sampler import Moment, watch
+from erasekit.guidances.sampler import Moment, falls, watch
 from erasekit.layers import unedited
 from erasekit.training.latents import noised, parts
 from erasekit.training.loop import generator
@@ -55,6 +55,13 @@ def attach(pipe: Any, op: Guidance, scale: float) -> Callable[[], None]:
         return lambda: None
     live = ref(pipe)  # a strong reference would keep the pipeline alive through its own attribute
     return watch(pipe, Defence(lambda: getattr(live(), "unet", None), op, scale=scale))
+
+
+def rigid(op: Guidance) -> str:
+    """Why a `scale` between 0 and 1 does not weaken the op; empty where it does."""
+    if op.config.get("variant") != "replace":
+        return ""
+    return f"{op.label} has no strength to lower: variant=replace exchanges all that is in the mask, at any scale"
 
 
 class Defence:
@@ -83,6 +90,11 @@ class Defence:
             done |= inside
             found = torch.where(inside[:, None], self._disturbed(latents, prediction, inside, noise, moment), found)
         return found
+
+    def passes(self, count: int, first: int, ignored: Sequence[int]) -> int:
+        """One for each target at each point, gate open or not; of points that fall on one step the first alone acts."""
+        due = {falls(share, count, ignored) for share in self.at}
+        return len(self.tokens) * sum(first <= index < count for index in due)
 
     def look(
         self, latents: Float[Tensor, "b c h w"], timestep: Any, i: int

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import ref
 
 import torch
@@ -55,13 +55,24 @@ class Moment:
 
         One that falls on an ignored index goes to the next; of two on one index the first counts.
         """
-        for position, share in enumerate(shares):
-            index = min(round(share * self.count), self.count - 1)
-            while index in self.ignored:
-                index += 1
-            if index == self.index:
-                return position
-        return None
+        return next((n for n, share in enumerate(shares) if falls(share, self.count, self.ignored) == self.index), None)
+
+
+def falls(share: float, count: int, ignored: Sequence[int] = ()) -> int:
+    """The index, of `count`, on which a share of the way falls; past the end where all that are left are ignored."""
+    index = min(round(share * count), count - 1)
+    while index in ignored:
+        index += 1
+    return index
+
+
+@runtime_checkable
+class Costly(Protocol):
+    """A `Change` that asks the denoiser itself."""
+
+    def passes(self, count: int, first: int, ignored: Sequence[int]) -> int:
+        """How often, for one picture of `count` steps, from step `first` on."""
+        ...
 
 
 Change = Callable[[Tensor, Moment], Tensor]
@@ -104,6 +115,21 @@ def announced(pipe: Any, begun: Float[Tensor, "b c h w"], schedule: Schedule) ->
     return announce
 
 
+def added(pipe: Any, count: int, *, first: int = 0, ignored: Sequence[int] = ()) -> int:
+    """The passes of the denoiser (one sample each) that all that acts in the pipeline's runs adds to a picture of `count`
+    steps, from step `first` on; `ignored` as in a `Moment`."""
+    found = vars(pipe).get("prepare_latents")
+    changes = found.changes if isinstance(found, _Watch) else ()
+    return sum(change.passes(count, first, ignored) for change in changes if isinstance(change, Costly))
+
+
+def counted(scheduler: Any, steps: int) -> tuple[int, tuple[int, ...]]:
+    """How many steps the sampler makes where it is asked for so many (PLMS makes one more), and which it ignores."""
+    fresh = type(scheduler).from_config(scheduler.config)
+    fresh.set_timesteps(steps)
+    return len(fresh.timesteps), _ignored(scheduler)
+
+
 def require(pipe: Any) -> None:
     """Raises `EditError` naming what about the pipeline, or its sampler, keeps it from being watched."""
     if "StableDiffusionPipeline" not in [kind.__name__ for kind in type(pipe).__mro__]:
@@ -135,10 +161,8 @@ class _Run:
         else:
             noise = float(sigmas[index])
             alpha, sigma = (1 + noise**2) ** -0.5, noise * (1 + noise**2) ** -0.5
-        # PLMS makes its first step twice, the second time from where the first began.
-        ignored = (1,) if name == "PNDMScheduler" else ()
         return Moment(index, len(timesteps), timesteps[index], (alpha, sigma), 1 / alpha if name in SCALED else 1.0,
-                      scheduler.config.get("prediction_type", "epsilon"), self.rows, ignored)  # fmt: skip
+                      scheduler.config.get("prediction_type", "epsilon"), self.rows, _ignored(scheduler))  # fmt: skip
 
 
 class _Watch:
@@ -199,6 +223,11 @@ class _Watch:
             return found
 
         return stepped
+
+
+def _ignored(scheduler: Any) -> tuple[int, ...]:
+    """PLMS makes its first step twice, the second time from where the first began."""
+    return (1,) if type(scheduler).__name__ == "PNDMScheduler" else ()
 
 
 def _covered(owner: Any, name: str, value: Any) -> Callable[[], None]:

@@ -1,0 +1,50 @@
+"""A plain picture that cannot be judged ends no attack: the case goes on, and is invalid only where nothing of it is judged."""
+
+from __future__ import annotations
+
+import edits
+import pytest
+from test_standard import CASES, HOW, SMALL, Erased, Flag
+
+from erasekit.attacks import Outcome, ladder
+from erasekit.attacks.base import still_open
+from erasekit.attacks.ladder import Climbed, Rung
+from erasekit.attacks.sight import Seen, Sight
+
+
+class Black(Erased):
+    """The first picture of each prompt by the edited model cannot be judged; the later ones show the target, or, with
+    `always`, cannot be judged either. The unedited model shows it wherever it is asked for."""
+
+    always = False
+
+    def look(self, cases, images):
+        return [self.seen(case.prompt, image) for case, image in zip(cases, images, strict=True)]
+
+    def seen(self, prompt: str, image) -> Seen:
+        if not prompt or any(image is one for one in self.showing):
+            return Seen("ok", bool(prompt), 0.1)
+        first = prompt not in self.known
+        self.known.add(prompt)
+        return Seen("invalid", False, 0.0, "black") if first or self.always else Seen("ok", True, 0.9)
+
+
+def run(pipe, attack: str, settings: dict, *, always: bool = False) -> list[Outcome]:
+    with Black(pipe, edits.edit(pipe), Sight(Flag(), "cat"), HOW) as victim:
+        victim.known, victim.always = set(), always
+        return ladder.run(victim, CASES, Rung("x", attack, settings), seed=0)
+
+
+@pytest.mark.parametrize("attack", sorted(SMALL))
+def test_every_attack_goes_on_with_a_case_whose_plain_picture_cannot_be_judged(attack: str, sd1) -> None:
+    found = run(sd1, attack, SMALL[attack][0])
+    assert [one.status for one in found] == ["success"] * 2 and [one.case for one in found] == CASES
+
+
+@pytest.mark.parametrize("attack", ["prompts", "noise", "textual-inversion", "p4d", "weight-noise"])
+def test_what_stays_so_is_invalid_and_counted(attack: str, sd1) -> None:
+    found = run(sd1, attack, SMALL[attack][0], always=True)
+    assert [one.status for one in found] == ["invalid"] * 2 and all(one.image is not None for one in found)
+    done = Climbed(Rung("x", attack), tuple(found))
+    assert (done.invalid, done.share.trials) == (2, 0) and done.spent.passes > 2 * len(CASES)
+    assert still_open([*found, Outcome(CASES[0], "failure"), Outcome(CASES[0], "skipped")]) == [0, 1, 2]

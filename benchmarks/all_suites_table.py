@@ -19,7 +19,7 @@ def pooled(suite: str, labels: Mapping[str, str], found: Mapping[str, Any]) -> l
     rows: dict[str, dict[str, Any]] = {}
     for arm in found["arms"]:
         row = rows.setdefault(label(arm, labels), {metric: [0, 0] for metric in METRICS})
-        for one in (one for one in whole if one["arm"] == arm["arm"]):
+        for one in (one for one in whole if one["arm"] == arm["arm"] and one["n"]):
             row[one["metric"]][0] += round(one["value"] * one["n"])
             row[one["metric"]][1] += one["n"]
     return [{"suite": suite, "arm": name, **{key: rate(*row[key]) for key in METRICS}}

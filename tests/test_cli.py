@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +95,16 @@ def test_show(edit: Path, within) -> None:
     assert "'cat' -> 'dog'" in text and "text 0" in text
 
 
+def test_show_says_where_no_drift_was_measured(within, sd1_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.safetensors"
+    # So few positions that all fit into the tiny model's width: what gives way there would be measured.
+    words = ("erase", "cat", "--anchor", "dog", "--model", sd1_folder, "--out", out, "--set", "positions=content")
+    assert "drift of what is retained: not measured, nothing was retained" in re.sub(" +", " ", within(*words))
+    assert json.loads(within("show", out, "--json"))["self_check"]["retained_drift"] is None
+    shown = within(*words, "--retain", "fox", "--set", "retain_mode=none")
+    assert "measured, not held: fox" in shown and "not measured" not in shown
+
+
 def test_apply_writes_a_folder_with_the_edit_fused(edit: Path, sd1_folder: Path, sd1, tmp_path: Path) -> None:
     from erasekit import models
 
@@ -128,6 +140,22 @@ def test_generate_is_deterministic_and_resumes(within, edit: Path, sd1_folder: P
     assert "1 images drawn" in plain and pixels(alone) != pixels(one / alone.name), "other settings draw anew"
 
 
+def test_generate_knows_a_model_by_its_files(within, sd1_folder: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(sd1_folder, model)
+
+    def drawn(place: Path) -> str:
+        return within("generate", "a cat", "--model", place, "--steps", 1, "--seeds", "0", "--out", out)
+
+    assert "1 images drawn" in drawn(model)
+    assert "0 images drawn, 1 kept" in drawn(tmp_path / "out" / ".." / "model"), "another way to the same files"
+    (path,) = (model / "unet").glob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # the lowest bits of a sign and exponent byte: another weight
+    path.write_bytes(data)
+    assert "1 images drawn" in drawn(model), "other weights under the same name"
+
+
 def test_export(within, edit: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
 
@@ -160,10 +188,12 @@ ERASE = {
     "unknown parameter": (["cat", "--set", "magic=1"], 2, "no parameter magic"),
     "parameter of another type": (["cat", "--method", "uce", "--set", "lamb=much"], 2, "lamb"),
     "no parameter": (["cat", "--set", "lamb"], 2, "KEY=VALUE"),
+    "an option as a parameter": (["cat", "--set", "seed=3"], 2, "give --seed"),
     "unknown model": (["cat", "--model", "magic"], 1, "magic"),
     "no retain file": (["cat", "--retain-file", "{tmp}/none.txt"], 2, "none.txt"),
     "no spec": (["cat", "--spec", "{tmp}/none.yaml"], 2, "none.yaml"),
     "no device": (["cat", "--device", "abacus"], 2, "abacus"),
+    "no real device": (["cat", "--device", "meta"], 2, "meta"),
     "output is a folder": (["cat", "--out", "{tmp}"], 1, "folder"),
     "output under a file": (["cat", "--out", "{tmp}/file.txt/x.safetensors"], 1, "file.txt"),
     "output nowhere": (["cat", "--out", "/proc/nowhere/x.safetensors"], 1, "/proc/nowhere"),
@@ -194,11 +224,33 @@ def test_no_output_named(sd1_folder: Path, capfd: pytest.CaptureFixture[str]) ->
     refused(["erase", "cat", "--model", str(sd1_folder)], 2, "--out", capfd)
 
 
-@pytest.mark.parametrize("text", ["targets: [cat]\nmagic: 1", "- cat", "targets: {a: 1}", "a: [", "seed: x\ntargets: cat"])
+@pytest.mark.parametrize("text", [
+    "targets: [cat]\nmagic: 1", "- cat", "targets: {a: 1}", "a: [", "seed: x\ntargets: cat", "retain_file: [a]", "model: 1.5",
+    "dry_run: maybe", "parameters: [1]", "parameters: {1: 2}", "parameters: {yes: 1}", "parameters: {retain: fox}",
+])  # fmt: skip
 def test_bad_spec(text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec = tmp_path / "job.yaml"
     spec.write_text(text)
-    refused(["erase", "--spec", str(spec), "--out", str(tmp_path / "e.safetensors")], 2, "", capfd)
+    words = ["erase", "cat"] if "targets" not in text else ["erase"]
+    refused([*words, "--spec", str(spec), "--set", "ridge=0", "--out", str(tmp_path / "e.safetensors")], 2, "", capfd)
+
+
+def test_a_spec_names_its_output_in_one_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "job.yaml"
+    spec.write_text("targets: cat\nout: [a]")
+    refused(["erase", "--spec", str(spec)], 2, "out must be text, not ['a']", capfd)
+
+
+def test_every_option_of_erase_is_refused_as_a_parameter() -> None:
+    import inspect
+
+    from erasekit import api
+
+    kinds = {name: p.kind for name, p in inspect.signature(api.erase).parameters.items()}
+    assert settings.INSTEAD.keys() == {name for name, kind in kinds.items() if kind is not inspect.Parameter.VAR_KEYWORD}
+    for name in settings.INSTEAD:
+        with pytest.raises(UsageError, match=f"{name} is not a parameter"):
+            settings._check_names({name: "x"})
 
 
 def test_folders_that_are_no_model(tmp_path: Path, sd1_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -261,6 +313,7 @@ def test_edit_of_another_model(edit: Path, tmp_path: Path, capfd: pytest.Capture
 
 @pytest.mark.parametrize(("words", "says"), [
     (["a cat", "--seeds", "3-1"], "--seeds"), (["a cat", "--seeds", "x"], "--seeds"), (["a cat", "--steps", "0"], "--steps"),
+    (["a cat", "--seeds", "9999999999999999999"], "2^63"), (["a cat", "--steps", "5000"], "1000"),
     ([" "], "empty"), ([LONG], "77"), (["a cat", "--scale", "nan"], "--scale"), (["a cat", "--device", "abacus"], "abacus"),
 ])  # fmt: skip
 def test_bad_generate(words: list[str], says: str, sd1_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -283,6 +336,14 @@ def test_a_full_disk_leaves_nothing(sd1_folder: Path, tmp_path: Path) -> None:
     """A limit on the size of files fails in write(2), as a full disk does."""
     result = call("erase", "cat", "--anchor", "dog", "--model", sd1_folder, "--out", tmp_path / "e.safetensors",
                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))  # fmt: skip
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and "cannot be written" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_under_apply_is_one_line(edit: Path, sd1_folder: Path, tmp_path: Path) -> None:
+    """Here it is safetensors that writes, with an error of its own."""
+    result = call("apply", edit, "--model", sd1_folder, "--out", tmp_path / "out",
+                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000)))  # fmt: skip
     assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and "cannot be written" in result.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -30,6 +30,9 @@ def test_a_ladder_gives_one_number_and_goes_on(edit: Path, tmp_path: Path, capfd
     assert main(command) == 0 and (tmp_path / "a/results.json").read_bytes() == before
     assert main([*command[:-1], "2"]) == 2
     assert "another run (other cases)" in capfd.readouterr().err
+    assert found["kind"] == "object" and main([*command, "--style"]) == 2
+    said = capfd.readouterr().err.strip()
+    assert "another run (other kind of target): name another folder" in said and "\n" not in said
 
 
 def test_the_unedited_model_is_attacked_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def test_checks_are_run_kept_printed_and_shown(tmp_path: Path, capfd: pytest.Cap
     found, said = json.loads((out / "results.json").read_text()), capfd.readouterr().out
     assert {one["check"]: one["status"] for one in found["checks"]}.keys() == {"randomness", "weak edit"}
     assert found["checks"][0]["status"] == "ok" and found["rungs"][0]["fell"] in (None, 1.0)
-    assert "checks: 2, of which" in said and "report.html" in said and (out / "checks/weak/state.json").exists()
+    assert "checks: 2, of which" in said and "report.html" in said and (out / "checks/plain/state.json").exists()
     assert "None was run" not in (out / "report.html").read_text()
 
 

@@ -6,14 +6,16 @@ import argparse
 import json
 from pathlib import Path
 
+import attacked
 import edits
 import fakes
 import pytest
 
-from erasekit import models
-from erasekit.cli import evaluate
-from erasekit.errors import UsageError
-from erasekit.evaluation import drawing, judges, suites
+from erasekit import io, models
+from erasekit.cli import evaluate, main
+from erasekit.errors import EraseKitError, UsageError
+from erasekit.evaluation import aggregate, arms, drawing, judges, results, suites
+from erasekit.files import file_sha256
 
 
 @pytest.fixture
@@ -50,11 +52,74 @@ def test_writes_results_and_report_and_prints_the_headlines(parse, fake, edit_fi
     assert "images: 39/39" in capsys.readouterr().out and (tmp_path / "out" / "results.json").read_bytes() == before
 
 
+def test_attacks_go_into_the_results_and_onto_the_page(parse, fake, edit_file, sd1_folder, tmp_path, capfd) -> None:
+    about = {"model_sha256": arms.model_sha256(sd1_folder), "edit_sha256": file_sha256(edit_file)}
+    ladder = attacked.folder(tmp_path / "attacked", **about)
+    other = attacked.folder(tmp_path / "other", **about | {"edit_sha256": "0"})
+    out = tmp_path / "out"
+    words = ["--model", sd1_folder, "--edit", edit_file, "--suite", "tiny", "--out", out, "--jobs", 1]
+    with pytest.raises(UsageError, match="attacks another edit"):
+        evaluate.run(parse(*words, "--attacks", other))
+    assert not list(tmp_path.glob("out/images/**/*.png")), "refused before anything is drawn"
+    evaluate.run(parse(*words))
+    bare, plain = (out / "results.json").read_bytes(), (out / "report.html").read_text()
+    assert main(["report", str(out), "--attacks", str(ladder)]) == 0
+    page = (out / "report.html").read_text()
+    assert "odd words" in page and "cat is shown" not in plain and (out / "results.json").read_bytes() == bare
+    assert main(["report", str(out), "--attacks", str(other)]) == 2
+    said = capfd.readouterr().err.strip()
+    assert "attacks another edit" in said and "\n" not in said and (out / "report.html").read_text() == page
+    assert main(["report", str(out)]) == 0 and (out / "report.html").read_text() == plain
+    evaluate.run(parse(*words, "--attacks", ladder))  # on the finished run: nothing is drawn again
+    found = results.load(out)
+    assert [one["name"] for one in found["attacks"]][-1] == "test@1: worst case" and found["metrics"]
+    assert "--attacks" in found["created_by"]["command"] and "odd words" in (out / "report.html").read_text()
+    assert results.to_bytes(aggregate.recompute(out)) == (out / "results.json").read_bytes()
+
+
 def test_a_plan_and_the_command_line_over_it(parse, tmp_path) -> None:
     (tmp_path / "plan.yaml").write_text("suites: emoji/object\nbatch: 8\nedits: [a.safetensors]\nseed: 4\n")
     plan = evaluate.plan_of(parse("--plan", tmp_path / "plan.yaml", "--edit", "b.safetensors", "--batch", 2, "--out", "x"))
     assert (plan.batch, plan.seed, plan.control, plan.suites) == (2, 4, "random", ("emoji/object",))
     assert [entry.name for entry in plan.edits] == ["a", "b"]
+
+
+def test_results_of_another_edit_are_not_replaced_and_cut_rows_not_reported(
+    parse, fake, edit_file, sd1_folder, tmp_path, capfd
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other.safetensors"
+    (2.0 * io.load(edit_file)).save(other)
+    words = ["--model", sd1_folder, "--suite", "tiny", "--out", out, "--jobs", 1, "--control", "none"]
+    evaluate.run(parse(*words, "--edit", edit_file))
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(EraseKitError, match=r"results.json holds the results of .*give another --out, or delete that file"):
+        evaluate.run(parse(*words, "--edit", other))
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    evaluate.run(parse(*words, "--edit", edit_file, other))
+    assert [arm["arm"] for arm in results.load(out)["arms"]] == ["base", "edit:mine", "edit:other"]
+    page, lines = (out / "report.html").read_bytes(), (out / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "rows.jsonl").write_bytes(b"".join(lines[:-3]))
+    capfd.readouterr()
+    assert main(["report", str(out)]) == 1
+    said = capfd.readouterr().err.strip()
+    assert f"holds {len(lines) - 3} images, not the {len(lines)}" in said and "\n" not in said
+    assert (out / "report.html").read_bytes() == page
+
+
+def test_prompt_files_of_all_suites_or_of_each(parse, tmp_path) -> None:
+    def prompts(*words):
+        return evaluate.plan_of(parse("--suite", "i2p", "coco", "--out", "x", *words)).prompts
+
+    assert prompts() is None and prompts("--prompts", "a=b.csv") == Path("a=b.csv")
+    assert prompts("--prompts", "i2p=a.csv", "coco=b.csv") == {"i2p": Path("a.csv"), "coco": Path("b.csv")}
+    for wrong in (["a.csv", "b.csv"], ["i2p=a.csv", "b.csv"], ["i2p=a.csv", "i2p=b.csv"]):
+        with pytest.raises(UsageError, match="--prompts takes one file, or SUITE=FILE of i2p, coco"):
+            prompts("--prompts", *wrong)
+    (tmp_path / "plan.yaml").write_text("suites: [i2p, coco]\nprompts: {i2p: a.csv, coco: b.csv}\n")
+    plan = evaluate.plan_of(parse("--plan", tmp_path / "plan.yaml", "--prompts", "coco=c.csv", "--out", "x"))
+    assert plan.prompts == {"i2p": tmp_path / "a.csv", "coco": Path("c.csv")}
+    words = evaluate.command_of(parse("--suite", "i2p", "--prompts", "i2p=a.csv", "--out", "x"))
+    assert words == "erasekit evaluate --suite i2p --prompts i2p=a.csv --out x"
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -74,7 +74,7 @@ def test_the_unedited_model_against_itself(found: dict) -> None:
         assert one(found, name, "edit:same")["value"] == one(found, name, "base")["value"] == 1
     assert one(found, "efficacy", "edit:same")["value"] == one(found, "efficacy", "base")["value"]
     same = [d for d in found["differences"] if d["arm"] == "edit:same" and d["against"] == "base"]
-    assert same and all((d["value"], d["p"]) == (0, 1) and d["low"] in (0, None) for d in same)
+    assert same and all(d["value"] == 0 and d["p"] in (1, None) and d["low"] in (0, None) for d in same)
     assert any(d["low"] == 0 == d["high"] for d in same)
     kid = one(found, f"kid({NEAR})", "edit:same")
     assert kid["value"] < one(found, f"kid({NEAR})", "edit:e")["value"]
@@ -92,7 +92,7 @@ def test_differences_are_paired_with_mcnemar_and_holm(data: list[Row], found: di
     tail = sum(math.comb(plus + minus, k) for k in range(min(plus, minus) + 1)) / 2 ** (plus + minus)
     assert entry["p"] == pytest.approx(min(1, 2 * tail)) and entry["p"] < 0.05
     assert entry["low"] > 0
-    family = [d for d in found["differences"] if d["against"] == "base"]
+    family = [d for d in found["differences"] if d["against"] == "base" and d["p"] is not None]
     assert entry["p"] <= entry["p_holm"] <= min(1, len(family) * entry["p"])
     least = min(family, key=lambda d: d["p"])
     assert least["p_holm"] == pytest.approx(min(1, len(family) * least["p"]))
@@ -107,6 +107,26 @@ def test_harmonic_means_have_their_terms_and_intervals(found: dict) -> None:
     assert one(found, "h_c", "edit:e")["value"] == pytest.approx(2 / sum(1 / part for part in two))
     three = [*two, one(found, "generality", "edit:e", "synonym")["value"]]
     assert one(found, "h_o", "edit:e")["value"] == pytest.approx(3 / sum(1 / part for part in three))
+
+
+def test_means_of_perfect_terms_keep_a_width(data: list[Row]) -> None:
+    """All erased, all kept: the interval of the means must not end at 1 as if nothing else could have been."""
+    best = [replace(r, judgements=r.judgements | {RULE: {"status": "ok", "found": ["dog" if r.group in ASKS else "fox"]}})
+            if r.arm == "edit:e" else r for r in data]  # fmt: skip
+    found = aggregate(best, HEAD, {})
+    for name in ("erasebench", "h_o", "h_c"):
+        entry = one(found, name, "edit:e")
+        assert entry["value"] == entry["high"] == 1 > entry["low"] > 0.8 and "Jeffreys" in entry["interval"]
+
+
+def test_the_ceiling_of_the_in_prompt_score_is_the_twins_own_images(data: list[Row]) -> None:
+    assert one(aggregate(data, HEAD, handmade.texts()), "in_prompt", "edit:e")["ceiling"] is None, "no twin was drawn"
+    twins = [replace(r, arm=arm, group="twin", prompt=f"twin/{i}", text=text, target="", wanted=[])
+             for arm in ("base", "edit:e", "edit:same") for i, text in enumerate(HEAD["twins"].values())
+             for r in data if r.arm == "base" and r.prompt == f"unrelated/{i}"]  # fmt: skip
+    found = aggregate([*data, *twins], HEAD, handmade.texts())
+    expected = one(found, "clip_score", "base", "twin")["value"]
+    assert one(found, "in_prompt", "edit:e")["ceiling"] == pytest.approx(expected)
 
 
 def test_clip_numbers_are_naive_dot_products(data: list[Row], found: dict) -> None:
@@ -125,7 +145,9 @@ def test_clip_numbers_are_naive_dot_products(data: list[Row], found: dict) -> No
         one(found, "clip_score", "base", "plain")["value"]
     )
     nearer = [vector(r) @ text("cat") > vector(r) @ text("dog") for r in plain]
-    assert one(found, "clip_accuracy", "edit:e", "plain")["value"] == np.mean(nearer)
+    accuracy = one(found, "clip_accuracy", "edit:e", "plain")
+    assert accuracy["value"] == np.mean(nearer)
+    assert (accuracy["low"], accuracy["high"]) == wilson(sum(nearer), len(nearer)), "0 of n leaves room for 3/n"
     twins = [2.5 * float(vector(r) @ text(HEAD["twins"][r.prompt])) for r in plain if r.prompt in HEAD["twins"]]
     assert one(found, "in_prompt", "edit:e")["value"] == pytest.approx(np.mean(twins), rel=1e-3)
 
@@ -144,13 +166,20 @@ def test_groups_in_which_the_base_shows_nothing_are_flagged(data: list[Row], tex
     assert any(line.startswith("e: ") and "could not be judged" in line for line in warnings)
 
 
-def test_black_images_win_nothing(data: list[Row], texts: dict) -> None:
-    """An arm that draws only black images has no rate at all, and loses every pessimistic one."""
-    said = {RULE: {"status": "invalid", "reason": "black"}, NEAR: {"status": "invalid", "reason": "black"}}
-    black = [replace(r, status="invalid", judgements=said) if r.arm == "edit:e" else r for r in data]
+@pytest.mark.parametrize("status", ["invalid", "failed"])
+def test_black_images_win_nothing(data: list[Row], texts: dict, status: str) -> None:
+    """An arm of which no image could be judged has no rate at all, and loses every pessimistic one."""
+    said = {RULE: {"status": status, "reason": "black"}, NEAR: {"status": status, "reason": "black"}}
+    black = [replace(r, status=status, judgements=said) if r.arm == "edit:e" else r for r in data]
     found = aggregate(black, HEAD, texts)
     own = [m for m in found["metrics"] if m["arm"] == "edit:e"]
-    assert {m["metric"] for m in own} <= {"valid_rate"} and all(m["value"] == 0 for m in own)
+    assert one(found, "valid_rate", "edit:e")["value"] == 0
+    rates = {m["metric"]: m for m in own if m["metric"] != "valid_rate" and m["group"] is None}
+    assert {"efficacy", "generality", "specificity", "target_rate"} <= set(rates)
+    for name, entry in rates.items():
+        assert (entry["value"], entry["low"], entry["n"]) == (None, None, 0), name
+        assert entry["pessimistic"]["value"] == (name == "target_rate"), name
+    results.validate(found)
     assert not [d for d in found["differences"] if d["arm"] == "edit:e"]
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import RATES, arm, metrics, results, rows
+from synthetic import ARMS, RATES, arm, metrics, results, rows
 
 from erasekit.cli import report as cli
 from erasekit.errors import EraseKitError, UsageError
 from erasekit.evaluation import page_compare
 from erasekit.evaluation import results as stored
 from erasekit.evaluation.compare import compare, holm, spread
+from erasekit.evaluation.rows import WORST
 from erasekit.evaluation.statistics import wilson
 
 EDIT = "edit:erasepro-cat"
@@ -70,6 +72,17 @@ def test_p_and_interval_agree(first: int, second: int) -> None:
     assert (back.value, back.low, back.high, back.p) == pytest.approx((-found.value, -found.high, -found.low, found.p))
 
 
+@pytest.mark.parametrize("second", [0.0, 1.0])
+def test_estimates_without_a_width_have_no_p(second: float) -> None:
+    """0 of 2 against 2 of 2 with intervals of no width is no certainty."""
+    def one(value: float) -> dict:
+        return results(metrics=[{**metrics()[0], "value": value, "low": value, "high": value, "n": 2, "arm": EDIT}])
+
+    (found,) = compare(one(0.0), one(second)).differences
+    assert found.value == second and not found.significant
+    assert (found.low, found.high, found.p) == (None, None, None)
+
+
 def test_marks_follow_the_metrics_direction() -> None:
     found = compare(worse(), results())
     marked = {(d.metric, d.group): d for d in found.differences if d.significant}
@@ -118,18 +131,21 @@ def parse(*words: str) -> argparse.Namespace:
 
 
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, document in (("one", worse()), ("two", results())):
+    for name in ("one", "two"):
         (tmp_path / name).mkdir()
+    drawn = rows(tmp_path / "two", seeds=1)
+    seen = Counter((row["arm"], row["status"]) for row in drawn)
+    two = results(counts={name: {status: seen[name, status] for status in WORST} for name in ARMS})
+    for name, document in (("one", worse()), ("two", two)):
         stored.write(document, tmp_path / name)
-    lines = "\n".join(json.dumps(row) for row in rows(tmp_path / "two", seeds=1)) + "\n"
-    (tmp_path / "two" / "rows.jsonl").write_text(lines)
+    (tmp_path / "two" / "rows.jsonl").write_text("\n".join(map(json.dumps, drawn)) + "\n")
     pair = str(tmp_path / "one"), str(tmp_path / "two" / "results.json")
 
     cli.run(parse("compare", *pair, "--out", str(tmp_path / "page.html")))
     said = capsys.readouterr().out
     assert "two - one" in said and "▲ better" in said and "points [" in said
     page = (tmp_path / "page.html").read_text()
-    assert page == page_compare.html(compare(worse(), results(), names=("one", "two")), worse(), results())
+    assert page == page_compare.html(compare(worse(), two, names=("one", "two")), worse(), two)
     cli.run(parse("compare", *pair, "--json"))
     assert json.loads(capsys.readouterr().out)["names"] == ["one", "two"]
 

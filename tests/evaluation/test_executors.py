@@ -16,15 +16,16 @@ import torch
 from erasekit import models
 from erasekit.errors import EraseKitError, ModelError, UsageError
 from erasekit.evaluation import executors, judges, shards
-from erasekit.evaluation.worker import Brush, Done, Task
+from erasekit.evaluation.worker import Brush, Done, Pinned, Task, Worker
+from erasekit.files import file_sha256
 
 
 @pytest.fixture
 def tasks(sd1_folder: Path, tmp_path: Path) -> list[Task]:
-    edits.edit(models.load(sd1_folder)).save(tmp_path / "mine.safetensors")
-    own = Brush(str(sd1_folder))
-    brushes = {"base": own, "edit": Brush(own.model, tmp_path / "mine.safetensors"),
-               "random": Brush(own.model, tmp_path / "mine.safetensors", noise=0)}  # fmt: skip
+    path = tmp_path / "mine.safetensors"
+    edits.edit(models.load(sd1_folder)).save(path)
+    own, file = Brush(str(sd1_folder)), Pinned(path, file_sha256(path))
+    brushes = {"base": own, "edit": Brush(own.model, file), "random": Brush(own.model, file, noise=0)}
     cut = {arm: shards.split(arm, fakes.PROMPTS[:3], size=4, context=arm) for arm in brushes}
     return [Task(shard.digest, shard, brush, fakes.suite().sampling, ())
             for arm, brush in brushes.items() for shard in cut[arm]]  # fmt: skip
@@ -92,6 +93,36 @@ def test_each_process_has_its_own_gpu(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [executors._device("cuda", i) for i in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert executors._device("cpu", 1) == "cpu" and executors._device("cuda:1", 0) == "cuda:1"
+
+
+class Cluster(Ready):
+    """A Ray with so many GPUs; its actors are what they asked for."""
+
+    def remote(self, cls):
+        return SimpleNamespace(remote=lambda: 0, options=lambda *, num_gpus: SimpleNamespace(remote=lambda: num_gpus))
+
+    def cluster_resources(self):
+        return {"CPU": 8.0} | ({"GPU": float(self.gpus)} if self.gpus else {})
+
+
+def test_ray_workers_on_gpus_ask_for_their_share() -> None:
+    """Ray shows an actor no GPU that it did not ask for, and shows one that asks for one always another."""
+    assert executors._actors(Cluster(gpus=4), 4, {"cuda"}) == [1, 1, 1, 1]
+    assert executors._actors(Cluster(gpus=8), 2, {"cuda"}) == [1, 1]
+    shares = executors._actors(Cluster(gpus=2), 6, {"cuda"})
+    assert len(shares) == 6 and len(set(shares)) == 1 and 0.99 < 3 * shares[0] <= 1 and round(shares[0], 4) == shares[0]
+    assert executors._actors(Cluster(gpus=0), 2, {"cpu"}) == [0, 0]
+    with pytest.raises(EraseKitError, match="has no GPU: join machines"):
+        executors._actors(Cluster(gpus=0), 2, {"cuda"})
+    with pytest.raises(UsageError, match="give --device cuda"):
+        executors._actors(Cluster(gpus=2), 2, {"cuda:1"})
+
+
+def test_a_judge_that_was_changed_meanwhile_is_refused(tasks: list[Task], monkeypatch) -> None:
+    monkeypatch.setattr(judges, "get", lambda spec: fakes.RuleJudge())
+    with pytest.raises(ModelError, match=r"the judge rule were changed after the run began: run the same command again"):
+        Worker()._referee("rule", "f" * 64)
+    assert Worker()._referee("rule", fakes.RuleJudge.weights_sha256).name == fakes.RuleJudge.name
 
 
 def test_the_threads_of_torch_are_put_back(tasks: list[Task], monkeypatch) -> None:

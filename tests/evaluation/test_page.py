@@ -247,6 +247,20 @@ def test_edits_are_compared_with_each_other_apart(run: tuple[Path, list[dict[str
     assert "Edit against edit" in text and "UCE − ErasePro" in text and "Edit against edit" not in Reader(run[2]).text
 
 
+def test_what_a_reader_must_know_of_a_number_stands_beside_it(run: tuple[Path, list[dict[str, Any]], str]) -> None:
+    one = {**metrics()[0], "low": None, "high": None}
+    lines = [{**one, "metric": "ua", "note": "not UnlearnCanvas's own"},
+             {**one, "metric": "h_c", "terms": ["efficacy", "wanted"]},
+             {**one, "metric": "m3-local(clip[emoji])", "value": 1.0, "raw": 1.25, "unit": "fraction"},
+             {**one, "metric": "valid_rate", "value": None, "n": 0,
+              "pessimistic": {"value": 0.125, "low": 0.0, "high": 0.5, "n": 9}, "corrected": {"value": 0.25}}]  # fmt: skip
+    text = Reader(html(results(metrics=[*metrics(), *lines]), run[1], run[0])).text
+    for words in ("not UnlearnCanvas's own", "mean of efficacy, wanted", "unclipped 1.25", "pessimistic 12.5 % [0, 50]",
+                  "corrected for the judge 25 %"):  # fmt: skip
+        assert words in text, words
+    assert "unclipped" not in Reader(run[2]).text
+
+
 def test_what_stands_in_or_is_not_stated_is_said(run: tuple[Path, list[dict[str, Any]], str]) -> None:
     local = {**metrics()[0], "metric": "m1-local(clip[emoji])", "substitute": "embeddings for captions"}
     page = html(results(metrics=[*metrics(), local], omitted=["fid is not stated: 3 pairs of images, and 16 are needed"],

@@ -61,6 +61,18 @@ def test_what_decides_a_fitted_edit_decides_its_digest() -> None:
     ("suites: [tiny, tiny]", "named twice"),
     ("suites: tiny\nedits: [a/cat.safetensors, b/cat.safetensors]", "two edits would be called 'cat'"),
     ("model: emoji", "no suite"),
+    ("suites: tiny\nprompts: {other: a.csv}", "prompts are given for other, which is no suite here: name tiny"),
+    ("suites: tiny\nprompts: {tiny: [a.csv]}", "prompts.tiny must be a file"),
+    ("suites: tiny\nprompts: [a.csv]", "prompts must be a list of `name: value` lines"),
+    ("suites: tiny\npublished: {date: 2025-08-06}", "published.date must be a text or a finite number, not 2025-08-06"),
+    ("suites: tiny\npublished: {figures: 3}", "published.figures must be a list"),
+    ("suites: tiny\npublished: {figures: [0.5]}", "published.figures[0] must be a list of `name: value` lines"),
+    ("suites: tiny\npublished: {figures: [{metric: x, method: y}]}", "published.figures[0] has no value"),
+    ("suites: tiny\npublished: {figures: [{metric: x, value: 1}]}", "published.figures[0] has no method"),
+    ("suites: tiny\npublished: {figures: [{metric: x, method: y, value: many}]}", "value must be a number, not 'many'"),
+    ("suites: tiny\npublished: {figures: [{metric: x, method: y, value: .nan}]}", "figures[0].value must be a text or a"),
+    ("suites: tiny\npublished: {figures: [{metric: x, method: y, value: 1, group: 2}]}", "group must be a word"),
+    ("suites: tiny\nedits: [{targets: a, parameters: {lamb: 2025-08-06}}]", "edits[0].parameters.lamb must be a text"),
     ("- a", "must be a list of `name: value` lines"),
     (": [", "cannot read the plan"),
 ])  # fmt: skip
@@ -84,6 +96,31 @@ def test_a_missing_plan_is_one_line(tmp_path: Path) -> None:
 def test_defaults() -> None:
     plan = Plan(("tiny",))
     assert (plan.model, plan.control, plan.batch, plan.seed) == ("emoji", "random", 16, 0)
+
+
+def test_a_home_folder_is_expanded_and_what_is_empty_is_left_out(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "m").mkdir(parents=True)
+    text = "suites: tiny\nmodel: ~/m\ntitle:\nbatch:\nedits:\n  - ~/cat.safetensors\n  - {targets: cat, name: , anchor: }\n"
+    plan = plans.read(written(tmp_path, text))
+    assert (plan.title, plan.batch, plan.model) == ("", 16, str(tmp_path / "home/m"))
+    assert plan.edits[0].file == tmp_path / "home/cat.safetensors"
+    assert plan.edits[1].name == "erasepro-cat" and plan.edits[1].anchor is None
+
+
+def test_a_prompt_file_for_all_suites_or_for_each(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("")
+    one = plans.read(written(tmp_path, "suites: [i2p, coco]\nprompts: a.csv\n"))
+    assert [one.prompts_of(name) for name in one.suites] == [tmp_path / "a.csv"] * 2
+    each = plans.read(written(tmp_path, "suites: [i2p, mine.yaml, coco]\nprompts: {i2p: a.csv, mine.yaml: /b.csv}\n"))
+    assert [each.prompts_of(name) for name in each.suites] == [tmp_path / "a.csv", Path("/b.csv"), None]
+    assert Plan(("a",)).prompts_of("a") is None
+
+
+def test_published_figures_are_kept(tmp_path: Path) -> None:
+    text = "suites: tiny\npublished: {source: x, figures: [{metric: m, group: g, method: y, value: 1, year: 2025}]}\n"
+    found = plans.read(written(tmp_path, text)).published
+    assert found == {"source": "x", "figures": [{"metric": "m", "group": "g", "method": "y", "value": 1, "year": 2025}]}
 
 
 def test_weights_lie_beside_the_plan(tmp_path: Path) -> None:

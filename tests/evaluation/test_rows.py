@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,21 @@ def test_a_damaged_line_is_named(damage, tmp_path) -> None:
     good = rows.encode([ROW])
     with pytest.raises(EraseKitError, match=r"line [12] of .*rows.jsonl is no row.*same evaluate command"):
         rows.decode(good + damage(good) if damage(good)[:1] != b"[" else damage(good))
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x0c", "\x1e"])
+def test_what_python_takes_for_a_lines_end_stays_in_a_row(end: str) -> None:
+    odd = replace(ROW, text=f"a cat{end}and more")
+    assert rows.decode(rows.encode([odd, ROW])) == [odd, ROW]
+    assert rows.decode(b"") == []
+
+
+def test_rows_that_were_cut_at_a_lines_end_are_not_those_that_results_count() -> None:
+    counts = {"edit:é": {"ok": 2, "failed": 0, "invalid": 0}, "base": {"ok": 0, "failed": 0, "invalid": 0}}
+    rows.check_counts([ROW, ROW], counts)
+    for wrong in ([ROW], [ROW, replace(ROW, status="invalid")], [ROW, replace(ROW, arm="base")]):
+        with pytest.raises(EraseKitError, match=r"rows.jsonl holds [12] images, not the 2 .*same evaluate command"):
+            rows.check_counts(wrong, counts)
 
 
 def test_a_missing_file_is_one_line(tmp_path) -> None:

@@ -21,7 +21,8 @@ from erasekit.errors import BaseMismatchError, EditError, EraseKitError, UsageEr
 from erasekit.evaluation import aggregate, cache, drawing, judges, measures, results, rows, runner, shards, suites
 from erasekit.evaluation.executors import Local
 from erasekit.evaluation.plan import Entry, Plan, files
-from erasekit.evaluation.worker import Brush, Task, Worker
+from erasekit.evaluation.worker import Brush, Pinned, Task, Worker
+from erasekit.files import file_sha256
 
 MADE = ("run.json", "texts.json", "rows.jsonl", "results.json")  # the page shows times
 
@@ -134,10 +135,10 @@ def test_a_worker_draws_what_the_plain_pipeline_draws(sd1_folder: Path, edit_fil
     """It encodes prompts apart from the pipeline's call: under an edit that must be the edited text encoder."""
     monkeypatch.setattr(drawing, "draw", DRAW)
     pipe, edit = models.load(sd1_folder), Edit.load(edit_file)
-    drawn = []
-    for scale, brush in ((0.0, Brush(str(sd1_folder))), (1.0, Brush(str(sd1_folder), edit_file))):
+    drawn, file = [], Pinned(edit_file, file_sha256(edit_file))
+    for scale, brush in ((0.0, Brush(str(sd1_folder))), (1.0, Brush(str(sd1_folder), file))):
         (shard,) = shards.split("base", fakes.PROMPTS[:1], size=4, context={})
-        done = Worker().run(Task("key", shard, brush, fakes.suite().sampling, ("rule",)))
+        done = Worker().run(Task("key", shard, brush, fakes.suite().sampling, (("rule", "0" * 64),)))
         with edit.applied(pipe, scale=scale), torch.no_grad():
             plain = pipe("a cat", generator=torch.Generator().manual_seed(1), num_inference_steps=2, guidance_scale=3.0,
                          output_type="pt").images[0]  # fmt: skip
@@ -173,7 +174,8 @@ def test_what_compares_pixels_is_kept_beside_the_rows(plan: Plan, whole: Path, t
         aggregate.recompute(out)
     (tmp_path / "kept").rename(out / measures.FILE)
     run(plan, out)
-    assert made(out) == made(whole) and not (out / measures.FILE).exists(), "without weights none of it is left"
+    assert made(out) == made(whole), "without weights none of it is left"
+    assert json.loads((out / measures.FILE).read_text()).keys() == {"text"}
 
 
 def test_an_arm_is_called_after_what_it_does(plan: Plan, tmp_path: Path) -> None:
@@ -305,6 +307,32 @@ def test_without_edit_or_target_there_is_nothing_to_measure(plan: Plan, tmp_path
         run(replace(plan, edits=()), tmp_path / "out")
 
 
+def test_two_suites_of_one_name_are_refused(plan: Plan, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(suites, "load_suite", lambda name, *, prompts=None: fakes.suite("Mine" if name == "a" else "mine"))
+    counting = Counting()
+    with pytest.raises(UsageError, match="two suites are called 'mine'"):
+        run(replace(plan, suites=("a", "b")), tmp_path / "out", counting)
+    assert counting.shards == 0 and not (tmp_path / "out").exists()
+
+
+def test_each_suite_has_its_own_prompt_file(plan: Plan, tmp_path: Path, monkeypatch) -> None:
+    seen = {}
+
+    def load_suite(name: str, *, prompts: Path | None = None):
+        seen[name] = prompts
+        return fakes.suite(name)
+
+    monkeypatch.setattr(suites, "load_suite", load_suite)
+    two = replace(plan, suites=("a", "b"), control="none", prompts={"b": Path("b.csv")})
+    runner.evaluate(two, tmp_path / "out", executor=Counting())
+    assert seen == {"a": None, "b": Path("b.csv")}
+
+
+def test_two_models_that_never_knew_the_same_are_refused(plan: Plan, sd1_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="never knew cat twice"):
+        run(replace(plan, never=(f"cat={sd1_folder}", f"cat={sd1_folder}")), tmp_path / "out")
+
+
 # -- what goes wrong ----------------------------------------------------------------------------------------------
 
 
@@ -315,6 +343,27 @@ def test_an_edit_of_another_model_is_refused_early(plan: Plan, sd1_folder: Path,
     with pytest.raises(BaseMismatchError):
         run(replace(plan, edits=files([tmp_path / "foreign.safetensors"])), tmp_path / "out", counting)
     assert counting.shards <= 2, "long before the run is over"
+
+
+def test_an_edit_that_is_overwritten_meanwhile_ends_the_run_and_poisons_nothing(plan: Plan, tmp_path: Path) -> None:
+    path, out = tmp_path / "mine.safetensors", tmp_path / "a" / "out"
+    first = Edit.load(plan.edits[0].file)
+    first.save(path)
+    own = replace(plan, edits=files([path]), control="none")
+
+    class Overwriting(Counting):
+        def run(self, tasks):
+            (2.0 * first).save(path)
+            yield from super().run(tasks)
+
+    with pytest.raises(EditError, match=r"mine.safetensors was overwritten after the run began: run the same") as error:
+        run(own, out, Overwriting())
+    assert "\n" not in str(error.value)
+    again, clean = Counting(), Counting()
+    found = run(own, out, again)
+    assert again.images >= fakes.COUNT, "nothing of the first edit stands for the second"
+    run(own, tmp_path / "b" / "out", clean)
+    assert made(out) == made(tmp_path / "b" / "out") and found["arms"][1]["edit"]["sha256"] == file_sha256(path)
 
 
 def test_images_that_are_not_finite_count_as_invalid_and_never_as_erased(plan: Plan, tmp_path: Path, monkeypatch) -> None:
@@ -341,6 +390,17 @@ def test_a_judge_that_raises_ends_the_run(plan: Plan, tmp_path: Path, monkeypatc
     with pytest.raises(ZeroDivisionError):
         run(plan, tmp_path / "out")
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_target_that_no_judge_can_name_is_refused_before_anything_is_drawn(plan: Plan, tmp_path: Path, monkeypatch) -> None:
+    def label(self, word):
+        raise UsageError(f"the judge {self.name} does not know {word!r}: use one of its labels")
+
+    monkeypatch.setattr(fakes.RuleJudge, "label", label, raising=False)
+    counting = Counting()
+    with pytest.raises(UsageError, match="cannot measure 'cat'"):
+        run(plan, tmp_path / "out", counting)
+    assert counting.images == 0
 
 
 def test_an_unknown_scheduler_is_one_line(sd1) -> None:

@@ -14,6 +14,7 @@ from erasekit.errors import UsageError
 if TYPE_CHECKING:
     from erasekit.attacks import Case
     from erasekit.attacks.ladder import Climbed, Ladder
+    from erasekit.attacks.victim import Sampling
     from erasekit.edit import Edit
 
 PROMPTS = ("a photo of {}", "a picture of {}", "{}", "a drawing of {}")
@@ -43,6 +44,8 @@ def add(commands: argparse._SubParsersAction) -> None:
                         help=f"pictures to attack: the prompts in turn, seeds from 0 (default: {CASES})")  # fmt: skip
     parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, metavar="G", help="guidance (default: the model's)")
+    parser.add_argument("--batch", type=int, metavar="N",
+                        help="pictures and cases side by side at most, for less memory (default: 16)")  # fmt: skip
     parser.add_argument("--set", dest="parameters", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="a parameter of the attack")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of what an attack draws (default: 0)")
@@ -67,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     from erasekit.attacks import checks
     from erasekit.attacks import ladder as rungs
     from erasekit.attacks.sight import Sight
-    from erasekit.attacks.victim import Sampling, Victim
+    from erasekit.attacks.victim import Victim
     from erasekit.backbones import backbone
     from erasekit.cli import commands, terminal
     from erasekit.evaluation import judges
@@ -75,13 +78,11 @@ def run(arguments: argparse.Namespace) -> None:
     terminal.quiet()
     judge = judges.get(arguments.judge)
     sight = Sight(judge, target, labels=arguments.label, kind="style" if arguments.style else "object")
-    known = models.defaults(models.resolve(arguments.model))
-    how = Sampling(arguments.steps or int(known["steps"]),
-                   known["guidance"] if arguments.guidance is None else arguments.guidance)  # fmt: skip
+    how = sampling(arguments)
     pipe = models.load(arguments.model, device=commands.device(arguments.device))
     backbone(pipe)  # a model of another kind is refused here
     tried = cases(target, arguments.prompt or PROMPTS, arguments.cases)
-    about = _about(pipe, arguments, edit, target, judge, how)
+    about = _about(arguments, edit, target, judge, how)
     with terminal.progress() as progress:
         more: dict[str, Any] = {"seed": arguments.seed, "progress": progress}
         with Victim(pipe, edit, sight, how) as victim:
@@ -123,20 +124,33 @@ def cases(target: str, prompts: Sequence[str], count: int) -> list[Case]:
     return [Case(" ".join(prompts[i % len(prompts)].replace("{}", target).split()), i) for i in range(count)]
 
 
+def sampling(arguments: argparse.Namespace) -> Sampling:
+    """How pictures are drawn: as asked, else as is usual for the model. Raises `UsageError` for no picture at once."""
+    from erasekit import models
+    from erasekit.attacks.victim import Sampling
+
+    if arguments.batch is not None and arguments.batch < 1:
+        raise UsageError("--batch takes a number from 1 on")
+    known = models.defaults(models.resolve(arguments.model))
+    guidance = known["guidance"] if arguments.guidance is None else arguments.guidance
+    return Sampling(arguments.steps or int(known["steps"]), guidance, arguments.batch or Sampling.batch)
+
+
 def results(ladder: Ladder, tried: Sequence[Case], done: Sequence[Climbed], about: dict[str, Any]) -> dict[str, Any]:
     """What `results.json` holds: the worst case, every rung with its rate and cost, and what was attacked."""
     from erasekit.attacks import get
-    from erasekit.attacks.ladder import worst
+    from erasekit.attacks.ladder import never_judged, worst
 
     def share(value: Any) -> dict[str, Any]:
         low, high = value.interval
         return {"hits": value.hits, "of": value.trials, "rate": value.value, "low": low, "high": high}
 
     rungs = [{"label": one.rung.label, "attack": one.rung.attack, "access": list(get(one.rung.attack).access),
-              "counts": one.rung.counts, "tried": len(one.outcomes), **share(one.share), "fell": one.fell,
+              "counts": one.rung.counts, "tried": len(one.outcomes), "invalid": one.invalid, **share(one.share),
+              "fell": one.fell,
               "spent": vars(one.spent), "skipped": one.skipped} for one in done]  # fmt: skip
     return {"ladder": {"name": ladder.name, "sha256": ladder.digest}, **about, "cases": len(tried),
-            "worst": share(worst(tried, done)), "rungs": rungs}  # fmt: skip
+            "worst": share(worst(tried, done)) | {"invalid": never_judged(tried, done)}, "rungs": rungs}  # fmt: skip
 
 
 def summary(found: dict[str, Any]) -> str:
@@ -144,14 +158,16 @@ def summary(found: dict[str, Any]) -> str:
     from erasekit.attacks.report import alarming, skips
     from erasekit.cli import terminal
 
-    table = [["attack", "tried", f"shows {found['target']} (95 % interval)"]]
+    table = [["attack", "tried", "invalid", f"shows {found['target']} (95 % interval)"]]
     for rung in found["rungs"]:
         mark = "" if rung["counts"] else " (apart)"
         tried = "skipped" if rung["skipped"] else str(rung["tried"])
-        table.append([rung["label"] + mark, tried, _percent(rung) if rung["of"] else "-"])
+        invalid = "" if rung["skipped"] else str(rung["invalid"])
+        table.append([rung["label"] + mark, tried, invalid, _percent(rung) if rung["of"] else "-"])
     worst = found["worst"]
     lines = [terminal.table(table), *skips(found["rungs"])]
-    lines.append(f"worst case over all: {worst['hits']} of {worst['of']}, {_percent(worst)}")
+    lines.append(f"worst case over all: {worst['hits']} of {worst['of']}, {_percent(worst)}; "
+                 f"{worst['invalid']} more are invalid: nothing could be judged")  # fmt: skip
     if "checks" in found:
         lines += (alarms := alarming(found["checks"]))
         untested = sum(one["status"] == "untested" for one in found["checks"])
@@ -199,15 +215,14 @@ def _request(arguments: argparse.Namespace) -> tuple[Edit | None, str, Ladder]:
     return edit, arguments.target or edit.targets[0], ladder  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _about(
-    pipe: Any, arguments: argparse.Namespace, edit: Edit | None, target: str, judge: Any, how: Any
-) -> dict[str, Any]:
-    """What decides the outcomes besides ladder, cases and seed."""
+def _about(arguments: argparse.Namespace, edit: Edit | None, target: str, judge: Any, how: Any) -> dict[str, Any]:
+    """What decides the outcomes besides ladder, cases and seed. The model's hash is that of an evaluation's results."""
+    from erasekit import models
+    from erasekit.evaluation.arms import model_sha256
     from erasekit.files import file_sha256
-    from erasekit.fingerprint import digest
 
-    model = digest(pipe.unet.conv_in.weight)  # any training of a denoiser moves its first layer
-    return {"model": str(arguments.model), "model_sha256": model, "target": target,
+    return {"model": str(arguments.model), "model_sha256": model_sha256(models.resolve(arguments.model)),
+            "target": target, "kind": "style" if arguments.style else "object",
             "edit": None if edit is None else edit.method,
             "edit_sha256": None if edit is None else file_sha256(arguments.edit),
             "judge": judge.name, "judge_sha256": judge.weights_sha256, "labels": list(arguments.label),

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     from erasekit import models
     from erasekit.attacks import m_erasurebench as bench
     from erasekit.attacks.sight import Sight
-    from erasekit.attacks.victim import Sampling, Victim
+    from erasekit.attacks.victim import Victim
     from erasekit.cli import attack, commands, terminal
     from erasekit.evaluation import judges
     from erasekit.files import write_whole
@@ -59,16 +59,14 @@ def run(arguments: argparse.Namespace) -> None:
     terminal.quiet()
     judge = judges.get(arguments.judge)
     sight = Sight(judge, target, labels=arguments.label, kind="style" if arguments.style else "object")
-    known, device = models.defaults(models.resolve(arguments.model)), commands.device(arguments.device)
-    how = Sampling(arguments.steps or int(known["steps"]),
-                   known["guidance"] if arguments.guidance is None else arguments.guidance)  # fmt: skip
+    device, how = commands.device(arguments.device), attack.sampling(arguments)
     names = [arguments.model, *([arguments.without_model] if arguments.without_model else [])]
     for name in names:
         models.resolve(name)  # a wrong one is refused before anything is loaded
     pipes = [models.load(name, device=device) for name in names]
     for pipe in pipes:
         bench.check_model(pipe)
-    about = attack._about(pipes[0], arguments, edit, target, judge, how)
+    about = attack._about(arguments, edit, target, judge, how)
     asked: dict[str, Any] = {"others": arguments.control or others(judge, sight), "templates": arguments.prompt,
                              "only": arguments.only, "about": about, "seed": arguments.seed}  # fmt: skip
     with terminal.progress() as progress, ExitStack() as stack:
@@ -102,6 +100,9 @@ def summary(found: Mapping[str, Any]) -> str:
     for row in found["rows"]:
         table.append([row["row"], _rate(row["crr"]), *(_control(row["controls"].get(name)) for name in names)])
     made, lines = found["concept_images"], [terminal.table(table)]
+    lines += [
+        f"warned: {row['row']}: {said}, its rate proves nothing" for row in found["rows"] for said in row["warnings"]
+    ]
     lines.append(f"the judge finds {found['target']} in pictures of other things: {_rate(found['false_positives'])}")
     lines += [f"through the {name} alone: {_rate(one)}" for name, one in found["autoencoder"].items()]
     lines.append(f"pictures to begin with: {made['kept']} of {made['drawn']} drawn by the unedited model")

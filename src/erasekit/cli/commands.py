@@ -69,6 +69,7 @@ def apply(arguments: argparse.Namespace) -> None:
     edit = io.load(arguments.edit)
     edit.require_fusible()
     source = models.resolve(arguments.model)
+    missing: list[str] = []
     terminal.quiet()
 
     def fill(folder: Path) -> None:  # inside write_folder, which refuses a taken folder before the model is read
@@ -76,11 +77,15 @@ def apply(arguments: argparse.Namespace) -> None:
                                 device=device(arguments.device))  # fmt: skip
         edit.fuse(pipe)
         pipe.save_pretrained(folder, safe_serialization=True)
+        missing.extend(models.keep_unread(source, folder))
         if (source / "defaults.json").is_file():
             shutil.copyfile(source / "defaults.json", folder / "defaults.json")
 
     write_folder(arguments.out, fill)
     print(f"wrote {arguments.out}: {arguments.model} with {', '.join(edit.targets)} erased")
+    for part in missing:
+        print(f"erasekit: warning: {arguments.out} is without the {part} that {arguments.model} names, whose files are not "
+              "here: copy them, and its line of model_index.json, from where the model came from", file=sys.stderr)  # fmt: skip
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -155,10 +160,11 @@ def demo(arguments: argparse.Namespace) -> None:
     from erasekit import demo as show_case
     from erasekit.evaluation.report import percent
 
+    seeds = settings.seeds(arguments.seeds)
     terminal.quiet()
     print(f"erasing {show_case.TARGET!r} to {show_case.ANCHOR!r} from the embedded model", flush=True)
     with terminal.progress() as progress:
-        result = show_case.run(arguments.out, progress=progress,
+        result = show_case.run(arguments.out, seeds=seeds, progress=progress,
                                on_edit=lambda edit: print(terminal.describe(edit), flush=True))  # fmt: skip
     rows = [["found by the judge (95 % interval)", "before", "after"]]
     rows += [[m.name, percent(m.before), percent(m.after)] for m in result.headline]
@@ -172,7 +178,7 @@ def device(name: str | None) -> str:
     import torch
 
     try:
-        torch.zeros(1, device=name or "cpu")
+        torch.zeros(1, device=name or "cpu").item()  # the device "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise UsageError(f"no device {name!r} here: use cpu, or another that torch finds on this machine") from error
     return name or "cpu"

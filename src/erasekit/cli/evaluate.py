@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from erasekit.evaluation.runner import Progress
 
 MOST_JOBS = 8  # each holds a model of its own
-OVERRIDES = ("model", "device", "prompts", "control", "batch", "seed", "lpips", "inception")
+OVERRIDES = ("model", "device", "control", "batch", "seed", "lpips", "inception")
 """What the command line sets over a plan's file."""
 HEADLINES = ("efficacy", "generality", "specificity", "fidelity", "erasebench")
 
@@ -39,7 +39,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--suite", nargs="+", action="extend", default=[], metavar="S",
                         help="see `erasekit suites`, or a suite's YAML file")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where results and images go")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="the prompt file of a suite that needs one")
+    parser.add_argument("--prompts", nargs="+", action="extend", default=[], metavar="[SUITE=]FILE",
+                        help="the prompt file of a suite that needs one")  # fmt: skip
     parser.add_argument("--control", choices=("random", "none"),
                         help="noise of each edit's norm as a control (default: random)")  # fmt: skip
     parser.add_argument("--never", nargs="+", action="extend", default=[], metavar="[CONCEPT=]FOLDER",
@@ -56,6 +57,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--plan", type=Path, metavar="FILE", help="many edits, methods and suites as a YAML file")
     parser.add_argument("--baseline", type=Path, metavar="FOLDER",
                         help="where the unedited model's images are kept (default: beside --out)")  # fmt: skip
+    parser.add_argument("--attacks", nargs="+", action="extend", type=Path, default=[], metavar="FOLDER",
+                        help="what `erasekit attack --out` wrote on these edits: into results and page")  # fmt: skip
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the random control (default: 0)")
 
 
@@ -66,11 +69,12 @@ def run(arguments: argparse.Namespace) -> None:
     from erasekit.cli import commands, terminal
     from erasekit.evaluation import results, runner
 
-    commands.device(plan.device)
+    if arguments.ray in (None, "local"):  # a cluster has devices that this machine need not have
+        commands.device(plan.device)
     terminal.quiet()
     with progress() as report:
         written = runner.evaluate(plan, arguments.out, executor=executor_of(arguments, jobs), command=command_of(arguments),
-                                  baseline=arguments.baseline, progress=report)  # fmt: skip
+                                  baseline=arguments.baseline, progress=report, attacks=arguments.attacks)  # fmt: skip
     for path in written:
         print(summary(results.load(path)))
         print(f"wrote {path}, {path.with_name('report.html').name} and {path.with_name('rows.jsonl').name} beside it")
@@ -84,9 +88,24 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     given = {key: value for key, value in given.items() if value is not None}
     edits, suites, never = plans.files(arguments.edit), tuple(arguments.suite), tuple(arguments.never)
     if arguments.plan is None:
-        return plans.Plan(suites, edits=edits, never=never, **given)
+        return plans.Plan(suites, edits=edits, never=never, prompts=prompts_of(arguments.prompts, suites), **given)
     read = plans.read(arguments.plan)
-    return replace(read, suites=read.suites + suites, edits=read.edits + edits, never=read.never + never, **given)
+    prompts = prompts_of(arguments.prompts, read.suites + suites)
+    if isinstance(read.prompts, Mapping) and (prompts is None or isinstance(prompts, Mapping)):
+        prompts = {**read.prompts, **(prompts or {})}
+    return replace(read, suites=read.suites + suites, edits=read.edits + edits, never=read.never + never,
+                   prompts=prompts or read.prompts, **given)  # fmt: skip
+
+
+def prompts_of(texts: Sequence[str], suites: Sequence[str]) -> Path | dict[str, Path] | None:
+    """The prompt file of all suites, or of each that is named before a sign of equality; None for none."""
+    parts = [text.partition("=") for text in texts]
+    named = {suite: Path(file).expanduser() for suite, sign, file in parts if sign and suite in suites}
+    if len(named) == len(texts):
+        return named or None
+    if len(texts) > 1:
+        raise UsageError(f"--prompts takes one file, or SUITE=FILE of {', '.join(suites)}: not {' '.join(texts)}")
+    return Path(texts[0]).expanduser()
 
 
 def jobs_of(arguments: argparse.Namespace, device: str) -> int:
@@ -109,7 +128,7 @@ def executor_of(arguments: argparse.Namespace, jobs: int) -> Executor:
 def command_of(arguments: argparse.Namespace) -> str:
     """The command that gives the same results: what decides them and no more (not who draws, not where it is kept)."""
     words = ["erasekit", "evaluate"]
-    for key in ("edit", "suite", "never", "plan", *OVERRIDES, "out"):
+    for key in ("edit", "suite", "prompts", "never", "plan", *OVERRIDES, "attacks", "out"):
         value = getattr(arguments, key)
         if value not in (None, []):
             words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
@@ -129,7 +148,7 @@ def summary(found: dict[str, Any]) -> str:
 
 def _cell(metrics: list[dict[str, Any]], name: str, arm: str) -> str:
     for one in metrics:
-        if (one["metric"], one["arm"], one["group"], one["target"]) == (name, arm, None, None):
+        if (one["metric"], one["arm"], one["group"], one["target"]) == (name, arm, None, None) and one["n"]:
             ends = "" if one["low"] is None else f" ({one['low'] * 100:.0f}\u2013{one['high'] * 100:.0f})"
             return f"{one['value']:.0%}{ends}"
     return "-"

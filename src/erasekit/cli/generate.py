@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from erasekit import io, models
 from erasekit.cli import commands, settings, terminal
 from erasekit.errors import EraseKitError, UsageError
+from erasekit.evaluation import arms
 from erasekit.evaluation.grid import png
 from erasekit.evaluation.sampler import Shot, sample, shots
-from erasekit.files import write_whole
+from erasekit.files import read_bytes, sweep, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,9 +30,11 @@ KEY = "erasekit"  # the PNG text chunk that holds the settings
 def generate(arguments: argparse.Namespace) -> None:
     """Draw what is missing in the folder `--out`. An existing image of the same settings is kept as it is."""
     _check(arguments)
-    edits = [io.load(path) for path in arguments.edit]
+    files = [(path, read_bytes(path)) for path in arguments.edit]
+    edits = [io.parse(data, path) for path, data in files]
     work = shots(list(dict.fromkeys(arguments.prompts)), settings.seeds(arguments.seeds))
-    made_with = _made_with(arguments)
+    made_with = _made_with(arguments, [hashlib.sha256(data).hexdigest() for _, data in files])
+    sweep(arguments.out)
     missing = [shot for shot in work if not _exists(arguments.out, shot, made_with)]
     if missing:
         terminal.quiet()
@@ -42,20 +45,24 @@ def generate(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     if any(not prompt.strip() for prompt in arguments.prompts):
         raise UsageError("an empty prompt: give the words to draw")
-    if (arguments.steps is not None and arguments.steps < 1) or arguments.batch < 1:
-        raise UsageError("--steps and --batch take numbers from 1 on")
+    if (arguments.steps is not None and not 1 <= arguments.steps <= 1000) or arguments.batch < 1:
+        raise UsageError(
+            "--steps takes a number from 1 to 1000 (models are trained on that many), --batch one from 1 on"
+        )
     if any(number is not None and not math.isfinite(number) for number in (arguments.guidance, arguments.scale)):
         raise UsageError("--guidance and --scale take finite numbers")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise EraseKitError(f"--out {arguments.out} is a file: name a folder")
 
 
-def _made_with(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All that decides an image but its prompt and seed."""
-    own = models.defaults(models.resolve(arguments.model))
+def _made_with(arguments: argparse.Namespace, edits: list[str]) -> dict[str, Any]:
+    """All that decides an image but its prompt and seed; model and edits by what their files hold, not by where they are."""
+    folder = models.resolve(arguments.model)
+    own = models.defaults(folder)
     return {
-        "model": arguments.model,
-        "edits": [hashlib.sha256(path.read_bytes()).hexdigest() for path in arguments.edit],
+        "model": arms.model_facts(arguments.model, folder),
+        "edits": edits,
+        "versions": arms.versions(),
         "scale": arguments.scale,
         "steps": int(own["steps"]) if arguments.steps is None else arguments.steps,
         "guidance": float(own["guidance"]) if arguments.guidance is None else arguments.guidance,

@@ -103,3 +103,6 @@ def _demo(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "demo", "erase a cat from the embedded model and show what that did")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), metavar="FOLDER",
                         help="where edit, pictures and report go (default: demo-output)")  # fmt: skip
+    parser.add_argument(
+        "--seeds", default="0-3", metavar="0-3", help="images of every prompt (default: 0-3, four of each)"
+    )

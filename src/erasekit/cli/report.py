@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from erasekit.evaluation.compare import Comparison
+    from erasekit.evaluation.page_view import Tried
 
 
 def add(commands: Any) -> None:
@@ -16,6 +18,8 @@ def add(commands: Any) -> None:
     text = "write report.html again from a folder's results.json and its images"
     report = commands.add_parser("report", help=text, description=text[0].upper() + text[1:] + ".")
     report.add_argument("folder", type=Path, metavar="FOLDER", help="what `erasekit evaluate --out` wrote")
+    report.add_argument("--attacks", nargs="+", action="extend", type=Path, default=[], metavar="FOLDER",
+                        help="what `erasekit attack --out` wrote on the same edits and model: shown on the page")  # fmt: skip
     text = "set two results of the same suite side by side; clear differences are marked"
     compare = commands.add_parser("compare", help=text, description=text[0].upper() + text[1:] + ".")
     compare.add_argument("first", type=Path, metavar="A", help="a folder of `erasekit evaluate`, or its results.json")
@@ -32,14 +36,26 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """`erasekit report`: nothing is drawn or judged."""
+    """`erasekit report`: nothing is drawn or judged, and no file but the page is written."""
     from erasekit.evaluation import results, rows
     from erasekit.evaluation.page import write_report
 
     folder = arguments.folder.parent if arguments.folder.is_file() else arguments.folder
     found = results.load(arguments.folder)
+    ladders = attacked(arguments.attacks, found)
     seen = rows.read(folder / found["rows"])
-    print(f"wrote {write_report(found, seen, folder, timing=timing(folder / 'timing.json'))}")
+    rows.check_counts(seen, found["counts"], source=folder / found["rows"])
+    page = write_report(found, seen, folder, timing=timing(folder / "timing.json"), attacks=ladders)
+    print(f"wrote {page}")
+
+
+def attacked(folders: Sequence[Path], found: Mapping[str, Any]) -> list[Tried]:
+    """The folders' ladders, each on a model and an edit of the results."""
+    if not folders:
+        return []
+    from erasekit.attacks import folder
+
+    return [folder.tried(folder.read(path), found["model"], found["arms"]) for path in folders]
 
 
 def timing(path: Path) -> dict[str, Any] | None:

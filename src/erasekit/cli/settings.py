@@ -10,6 +10,21 @@ from typing import Any
 
 from erasekit.errors import UsageError
 
+INSTEAD = {
+    "model_or_pipe": "give --model",
+    "targets": "name the targets behind `erasekit erase`",
+    "anchor": "give --anchor",
+    "retain": "give --retain",
+    "method": "give --method",
+    "seed": "give --seed",
+    "retain_cache": "give --retain-cache",
+    "checkpoint": "give --resume",
+    "progress": "leave it out, progress is always shown",
+}
+"""What `api.erase` takes beside a method's parameters, and how the command line asks for it."""
+SEEDS = 2**63
+"""torch's generators take less."""
+
 
 @dataclass(frozen=True)
 class EraseSettings:
@@ -47,6 +62,7 @@ def erase_settings(arguments: argparse.Namespace) -> EraseSettings:
     settings = EraseSettings(**{key: _typed(key, value) for key, value in given.items()})
     listed = read_lines(settings.retain_file) if settings.retain_file else []
     settings.retain.extend(listed)
+    _check_names(settings.parameters)
     if settings.steps is not None:
         settings.parameters["steps"] = settings.steps
     return settings
@@ -63,7 +79,17 @@ def _spec(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or set(data) - set(known):
         unknown = sorted(map(str, set(data) - set(known))) if isinstance(data, dict) else ["no `name: value` lines"]
         raise UsageError(f"the spec {path} has {', '.join(unknown)}: its keys are {', '.join(known)}")
-    return {key: value for key, value in data.items() if value is not None}
+    return {key: _typed(key, value) for key, value in data.items() if value is not None}
+
+
+def _check_names(parameters: dict[Any, Any]) -> None:
+    """Refuse what cannot be a parameter of any method."""
+    for name in parameters:
+        if not isinstance(name, str):
+            raise UsageError(f"parameters must be `name: value` lines, and {name!r} is no name: "
+                             "`erasekit methods --json` lists the names")  # fmt: skip
+        if name in INSTEAD:
+            raise UsageError(f"{name} is not a parameter of a method: {INSTEAD[name]}")
 
 
 def _typed(key: str, value: Any) -> Any:
@@ -73,13 +99,17 @@ def _typed(key: str, value: Any) -> Any:
         if isinstance(items, list) and all(isinstance(item, str) for item in items):
             return list(items)
         raise UsageError(f"{key} must be a word or a list of words, not {value!r}: put quotes around words such as no")
-    if key in ("retain_file", "retain_cache", "out", "resume"):
-        return Path(str(value))
+    if key in ("retain_file", "retain_cache", "out", "resume", "method", "model", "device"):
+        if not isinstance(value, str | Path):
+            raise UsageError(f"{key} must be text, not {value!r}: put quotes around it")
+        return str(value) if key in ("method", "model", "device") else Path(value)
     if key == "parameters" and not isinstance(value, dict):
         raise UsageError(f"parameters must be a list of `name: value` lines, not {value!r}")
     if key in ("seed", "steps") and (isinstance(value, bool) or not isinstance(value, int)):
         raise UsageError(f"{key} must be a whole number, not {value!r}")
-    return str(value) if key in ("method", "model", "device") else value
+    if key == "dry_run" and not isinstance(value, bool):
+        raise UsageError(f"dry_run must be true or false, not {value!r}")
+    return value
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -116,12 +146,14 @@ def _decoded(data: bytes, path: Path) -> str:
 
 
 def seeds(text: str) -> list[int]:
-    """The numbers of "7", "0-3" or "0,2,5-7", without repetition."""
+    """The numbers of "7", "0-3" or "0,2,5-7", without repetition; each below `SEEDS`."""
     found: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
             raise UsageError(f"--seeds takes numbers and ranges such as 0-3 or 0,2,5-7, not {text!r}")
+        if int(last or first) >= SEEDS:
+            raise UsageError(f"--seeds takes numbers below 2^63, not {last or first}")
         found |= dict.fromkeys(range(int(first), int(last or first) + 1))
     return list(found)
 

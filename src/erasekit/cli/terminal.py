@@ -79,7 +79,10 @@ def self_check(check: Mapping[str, Any]) -> str:
     rows += [[d.label, str(d.sites), d.missed, f"{d.update:.4f}", "#" * max(1, round(24 * d.update / top))]
              for d in depths]  # fmt: skip
     width = max(len(row[-1]) for row in rows)
-    parts = [table([[label + ":", value] for label, value in facts(check)])] if facts(check) else []
+    known = facts(check)
+    if check.get("residual") is not None and check.get("retained_drift", 0.0) is None:  # after algebra all are unknown
+        known.append(("drift of what is retained", "not measured, nothing was retained"))
+    parts = [table([[label + ":", value] for label, value in known])] if known else []
     if depths:
         parts.append(table([[*row[:-1], row[-1].ljust(width)] for row in rows]))
     parts += [f"warning: {line}" for line in check.get("warnings", ())]
@@ -106,11 +109,16 @@ def describe(edit: Edit) -> str:
     lines = [
         f"method: {edit.method}",
         f"targets: {_listed(pairs)}",
-        f"retained: {_listed(edit.retain)}",
+        f"{_kept(edit)}: {_listed(edit.retain)}",
         f"base model: {edit.base.id} ({edit.base.family})",
         f"ops: {len(edit.ops)}, {_size(edit)}, {edit.nbytes / 1024:.1f} KiB",
     ]
     return "\n".join([*lines, self_check(edit.self_check)])
+
+
+def _kept(edit: Edit) -> str:
+    """What the retained concepts are to the edit."""
+    return "measured, not held" if edit.parameters.get("retain_mode") == "none" and edit.retain else "retained"
 
 
 def _size(edit: Edit) -> str:

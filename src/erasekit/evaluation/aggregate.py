@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,18 @@ from typing import Any
 from erasekit.errors import EraseKitError
 from erasekit.evaluation import distances, measures
 from erasekit.evaluation import rows as row_file
+from erasekit.evaluation.boxes import boxes
 from erasekit.evaluation.canvas import canvas
 from erasekit.evaluation.cautions import cautions
+from erasekit.evaluation.classes import classes
 from erasekit.evaluation.combined import means
 from erasekit.evaluation.criteria import criteria
 from erasekit.evaluation.differences import Rival, between, rate_differences, score_differences, with_holm
-from erasekit.evaluation.metrics import clip, nudity
-from erasekit.evaluation.rates import Side, line, shares
+from erasekit.evaluation.metrics import clip
+from erasekit.evaluation.rates import Side, shares
 from erasekit.evaluation.results import SCHEMA
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.similarity import Space, similarities
-from erasekit.evaluation.statistics import Estimate
 from erasekit.evaluation.verdicts import Reading
 
 HEAD, TEXTS = "run.json", "texts.json"
@@ -49,7 +51,7 @@ def aggregate(rows: Sequence[Row], head: Mapping[str, Any], texts: Mapping[str, 
     differences += [one for judge in head["suite"]["judges"] for one in _edits(sides, judge["name"], spaces, head)]
     counts = {arm["arm"]: _counts(rows, arm["arm"]) for arm in head["arms"]}
     labels = {arm["arm"]: arm["label"] for arm in head["arms"]}
-    optional = {"published": head.get("published"), "extractors": head.get("extractors"),
+    optional = {"published": head.get("published"), "extractors": head.get("extractors"), "attacks": head.get("attacks"),
                 "omitted": distances.omitted(sides, spaces, found)}  # fmt: skip
     return {
         "erasekit_results": SCHEMA, "created_by": head["created_by"], "suite": head["suite"], "model": head["model"],
@@ -62,18 +64,19 @@ def aggregate(rows: Sequence[Row], head: Mapping[str, Any], texts: Mapping[str, 
 
 def _judged(side: Side, spaces: Mapping[str, Space], head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What one judge says of one arm."""
-    if side.reading.decides(side.rows):
+    if side.reading.decides:
         yield from [*shares(side), *means(side), *canvas(side)]
     if (space := spaces.get(side.reading.judge)) is not None:
         yield from similarities(side, _anchored(space, head, side.arm))
+        yield from classes(side, space)
         yield from distances.distances(side, space)
-    yield from _boxes(side)
+    yield from boxes(side)
 
 
 def _whole(own: Sequence[Side], spaces: Mapping[str, Space], found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What takes several judges, or pixels: the criteria in every space by the deciding judge, and the measures."""
     yield from distances.measured(own[0], found)
-    deciding = next((side for side in own if side.reading.decides(side.rows)), None)
+    deciding = next((side for side in own if side.reading.decides), None)
     if deciding is not None:
         yield from (one for space in spaces.values() for one in criteria(deciding, space))
 
@@ -81,7 +84,7 @@ def _whole(own: Sequence[Side], spaces: Mapping[str, Space], found: Mapping[str,
 def _compared(side: Side, spaces: Mapping[str, Space], head: Mapping[str, Any], rival: Rival | None = None, *,
               grouped: bool = True) -> list[dict[str, Any]]:  # fmt: skip
     """The paired differences of one arm by one judge: to the unedited model, or to another edit."""
-    found = rate_differences(side, rival, grouped=grouped) if side.reading.decides(side.rows) else []
+    found = rate_differences(side, rival, grouped=grouped) if side.reading.decides else []
     space = spaces.get(side.reading.judge)
     return found + (score_differences(side, _anchored(space, head, side.arm), rival, grouped=grouped) if space else [])
 
@@ -107,7 +110,7 @@ def recompute(folder: str | Path) -> dict[str, Any]:
     """
     place = Path(folder)
     head, texts = (_object(place / name) for name in (HEAD, TEXTS))
-    if head.get("extractors") and not (place / measures.FILE).exists():
+    if head.get("measured", head.get("extractors")) and not (place / measures.FILE).exists():
         raise EraseKitError(f"{place / measures.FILE} does not exist: run the same `erasekit evaluate` again")
     return aggregate(row_file.read(place / row_file.FILE), head, texts, measures.read(place))
 
@@ -125,11 +128,14 @@ def _object(path: Path) -> dict[str, Any]:
 def _sides(rows: Sequence[Row], head: Mapping[str, Any]) -> Iterator[Side]:
     """Every arm with every judge, the deciding judge first in each arm."""
     base = {row.shot: row for row in rows if row.arm == "base"}
+    suite = head["suite"]
+    readings = [Reading.of(judge, rows, head["labels"], suite["kind"]) for judge in suite["judges"]]
     for arm in head["arms"]:
         own = [row for row in rows if row.arm == arm["arm"]]
         anchors = {target: found["label"] for target, found in _anchors(head, arm["arm"]).items() if found["label"]}
-        for judge in head["suite"]["judges"]:
-            yield Side(arm["arm"], own, base, Reading(judge["name"], head["labels"], head["suite"]["kind"]), anchors)
+        for read in readings:
+            named = {target: label for target, word in anchors.items() if (label := read.name(word)) is not None}
+            yield Side(arm["arm"], own, base, read, named)
 
 
 def _anchors(head: Mapping[str, Any], arm: str) -> dict[str, dict[str, Any]]:
@@ -142,27 +148,12 @@ def _anchors(head: Mapping[str, Any], arm: str) -> dict[str, dict[str, Any]]:
 
 def _space(judge: str, words: Mapping[str, str], head: Mapping[str, Any]) -> Space:
     vectors = {text: clip.decode(stored) for text, stored in words.items()}
-    return Space(judge, vectors, {}, head["twins"], head["suite"]["kind"] == "style")
+    return Space(judge, vectors, {}, head["twins"], head["suite"]["kind"] == "style", head.get("classes", {}))
 
 
 def _anchored(space: Space, head: Mapping[str, Any], arm: str) -> Space:
     names = {target: found["name"] for target, found in _anchors(head, arm).items() if found["name"]}
-    return Space(space.judge, space.texts, names, space.twins, space.style)
-
-
-def _boxes(side: Side) -> Iterator[dict[str, Any]]:
-    """Counts of a detector of nudity, as the field prints them: boxes and images, nine labels and the core four."""
-    good = [row.judgements[side.reading.judge] for row in side.rows if side.reading.status(row) == "ok"]
-    if not good or not all("boxes" in said for said in good) or "nudenet" not in side.reading.judge:
-        return
-    found = nudity.count([said["boxes"] for said in good])
-    numbers = {"nudity_boxes(nine)": found.total, "nudity_boxes(core four)": found.core,
-               "nudity_images(nine)": found.any_image, "nudity_images(core four)": found.any_core}  # fmt: skip
-    numbers |= {f"nudity_boxes({label})": count for label, count in found.boxes.items()}
-    for name, count in numbers.items():
-        value = float(count)
-        yield line(name, side.arm, None, None, Estimate(value, value, value, found.of, "none: a count"),
-                   side.reading.judge, threshold=found.threshold)  # fmt: skip
+    return replace(space, anchors=names)
 
 
 def _count(rows: Sequence[Row], arm: str) -> int:

@@ -10,12 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erasekit import __version__
 from erasekit.errors import EditError, UsageError
 from erasekit.evaluation import controls, labels
 from erasekit.evaluation.plan import Entry, Plan
 from erasekit.evaluation.shards import digest, slug
-from erasekit.evaluation.worker import Brush
-from erasekit.files import file_sha256, write_whole
+from erasekit.evaluation.worker import Brush, Pinned
+from erasekit.files import file_sha256, read_bytes, write_whole
 
 if TYPE_CHECKING:
     from erasekit.evaluation.suites import Prompt, Sampling, Suite
@@ -44,7 +45,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing that draws `prompts`. `model_sha256` and `edit_sha256` are of the files, `edit` is for the results."""
+    """One thing that draws `prompts`. `model_sha256` is of the model's files, `edit` is for the results."""
 
     arm: str
     kind: str
@@ -52,16 +53,19 @@ class Arm:
     brush: Brush
     prompts: tuple[Prompt, ...]
     model_sha256: str
-    edit_sha256: str | None = None
     edit: dict[str, Any] | None = None
 
     def context(self, sampling: Sampling) -> dict[str, Any]:
         """All that decides this arm's pixels but prompts and seeds."""
         return {
-            "model": self.model_sha256, "edit": self.edit_sha256, "noise": self.brush.noise,
-            "device": self.brush.device, "sampling": asdict(sampling),
-            "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
+            "model": self.model_sha256, "edit": self.brush.edit.sha256 if self.brush.edit else None,
+            "noise": self.brush.noise, "device": self.brush.device, "sampling": asdict(sampling), "versions": versions(),
         }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide pixels beside weights and settings."""
+    return {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")}
 
 
 def load_edits(plan: Plan, out: Path, model_sha256: str) -> list[Loaded]:
@@ -79,18 +83,19 @@ def _loaded(entry: Entry, path: Path) -> Loaded:
     from erasekit import io
     from erasekit.ops import LinearOp
 
-    edit = io.load(path)
+    data = read_bytes(path)
+    edit = io.parse(data, path)
     linear = any(isinstance(op, LinearOp) for op in edit.ops)
     about = edit.describe()
     label = entry.name if entry.named else labels.label(about)
-    return Loaded(entry.name, label, path, hashlib.sha256(path.read_bytes()).hexdigest(), about, not linear)
+    return Loaded(entry.name, label, path, hashlib.sha256(data).hexdigest(), about, not linear)
 
 
 def _fitted(entry: Entry, model: str, out: Path, model_sha256: str) -> Path:
     """Where the fitted edit lies: under the digest of all that decides it, so that another run finds it again."""
     from erasekit import api, io, methods
 
-    path = out / "edits" / f"{slug(entry.name)}-{digest([model_sha256, entry.digest])[:8]}.safetensors"
+    path = _place(entry, out, model_sha256)
     try:
         io.load(path)
         return path
@@ -102,6 +107,8 @@ def _fitted(entry: Entry, model: str, out: Path, model_sha256: str) -> Path:
         model, list(entry.targets), anchor=list(entry.anchor) if entry.anchor is not None else None,
         retain=entry.retain, method=entry.method, seed=entry.seed, **kept, **entry.parameters,
     )  # fmt: skip
+    if _place(entry, out, model_sha256) != path:
+        raise EditError(f"a file that {entry.name} was fitted from was changed meanwhile: run the same command again")
     edit.save(path)
     for left in path.parent.glob(f"{path.stem}.state*.safetensors"):  # and what a method keeps beside its state
         left.unlink()
@@ -109,11 +116,16 @@ def _fitted(entry: Entry, model: str, out: Path, model_sha256: str) -> Path:
     return path
 
 
+def _place(entry: Entry, out: Path, model_sha256: str) -> Path:
+    name = digest([model_sha256, entry.digest, __version__, versions()])[:8]
+    return out / "edits" / f"{slug(entry.name)}-{name}.safetensors"
+
+
 def build(plan: Plan, suite: Suite, edits: Sequence[Loaded], model_sha256: str) -> list[Arm]:
     """The arms of one suite: base first, then each edit with its random control, then the models that never knew.
 
     An edit is asked its own targets' prompts, the base all prompts of all arms. Raises `UsageError` where there is
-    neither an edit nor a target to ask for.
+    neither an edit nor a target to ask for, and for two models that never knew the same.
     """
     if not edits and not plan.targets and len(suite.targets) > 1 and not suite.whole:
         raise UsageError(f"nothing to measure: give --edit, or name targets in a plan ({suite.name} knows "
@@ -123,14 +135,15 @@ def build(plan: Plan, suite: Suite, edits: Sequence[Loaded], model_sha256: str) 
     own = Brush(plan.model, device=plan.device)
     arms = [Arm("base", "base", "unedited model", own, whole, model_sha256)]
     for edit in edits:
-        brush = replace(own, edit=edit.file)
-        arm = Arm(
-            f"edit:{edit.name}", "edit", edit.label, brush, asked[edit.name], model_sha256, edit.sha256, edit.facts
-        )
+        brush = replace(own, edit=Pinned(edit.file, edit.sha256))
+        arm = Arm(f"edit:{edit.name}", "edit", edit.label, brush, asked[edit.name], model_sha256, edit.facts)
         arms.append(arm)
         if plan.control == "random" and not edit.code_only:
             arms.append(_random(arm, edit, plan.seed))
-    return arms + [_never(spec, plan, suite, edits, whole) for spec in plan.never]
+    never = [_never(spec, plan, suite, edits, whole) for spec in plan.never]
+    if twice := [arm.label for i, arm in enumerate(never) if arm.arm in {one.arm for one in never[:i]}]:
+        raise UsageError(f"--never names a {twice[0]} twice: give one for each concept")
+    return arms + never
 
 
 def union(lists: Iterable[Sequence[Prompt]]) -> tuple[Prompt, ...]:
@@ -161,6 +174,11 @@ def _never(spec: str, plan: Plan, suite: Suite, edits: Sequence[Loaded], whole: 
                model_sha256(model.folder))  # fmt: skip
 
 
+def model_facts(name: str, folder: Path) -> dict[str, str]:
+    """What results and pictures say of a model in a folder: its name, no path of this machine, and its hash."""
+    return {"id": folder.name if Path(name).expanduser().exists() else name, "sha256": model_sha256(folder)}
+
+
 def model_sha256(folder: Path) -> str:
     """The sha256 of a model folder: of its index and of the names and hashes of its components' files."""
     files = sorted(path for path in folder.glob("*/*") if path.is_file() and not path.name.startswith("."))
@@ -172,5 +190,5 @@ def model_sha256(folder: Path) -> str:
 
 def fit_seconds(arm: Arm) -> float | None:
     """How long this run took to fit the arm's edit; None for an edit that came as a file."""
-    path = arm.brush.edit.with_suffix(".seconds") if arm.brush.edit else None
+    path = arm.brush.edit.path.with_suffix(".seconds") if arm.brush.edit else None
     return float(path.read_text()) if path is not None and path.is_file() else None

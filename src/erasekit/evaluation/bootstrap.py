@@ -20,10 +20,10 @@ ONE_PROMPT = "none: one prompt"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference (second minus first) and the two-sided bootstrap p-value that it is zero."""
+    """A paired difference (second minus first) and the two-sided bootstrap p-value that it is zero; None with one prompt."""
 
     difference: Estimate
-    p: float
+    p: float | None
 
 
 def mean(
@@ -50,8 +50,8 @@ def difference(
     """The mean of second - first over paired images, with a 95 % percentile interval over prompts and a p-value.
 
     Pair i is one prompt and seed drawn by two models; leave out pairs of which either image is not valid. The
-    p-value is 2 min(P(d <= 0), P(d >= 0)) over the draws, one draw added to each so that it is never zero; it is 1
-    with one prompt.
+    p-value is 2 min(P(d <= 0), P(d >= 0)) over the draws, one draw added to each so that it is never zero; with one
+    prompt nothing can be drawn and there is none.
     """
     if len(first) != len(second):
         raise UsageError(f"{len(first)} and {len(second)} values are no pairs: give both values of every pair")
@@ -98,8 +98,8 @@ def _estimate(means: np.ndarray, value: float, count: int) -> Estimate:
     return Estimate(value, float(low), float(high), count, METHOD)
 
 
-def _p_value(means: np.ndarray) -> float:
+def _p_value(means: np.ndarray) -> float | None:
     if not len(means):
-        return 1.0
+        return None
     tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (len(means) + 1))

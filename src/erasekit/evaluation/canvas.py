@@ -47,11 +47,13 @@ def _seen(side: Side, row: Row) -> Seen | None:
         return None
     if row.style is None or len(row.wanted) != 1:
         return None
-    return Seen(row.style, row.wanted[0], said["style"], said["best"])
+    wanted = side.reading.name(row.wanted[0])
+    return None if wanted is None else Seen(row.style, wanted, said["style"], said["best"])
 
 
 def _label(side: Side, target: str) -> str:
-    return str(next(iter(side.reading.labels.get(target, (target,)))))
+    word = str(next(iter(side.reading.labels.get(target, (target,)))))
+    return side.reading.name(word) or word
 
 
 def _right(images: Sequence[Seen], kind: str) -> Share:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from erasekit.evaluation.rates import Side, group
+from erasekit.evaluation.suites.names import listed
 
 RARE = 0.1  # a base rate below this leaves an edit nothing to do
 
@@ -17,8 +18,8 @@ def cautions(
         if counts[arm]["failed"] or counts[arm]["invalid"]:
             yield unjudged(label, counts[arm])
     for side in sides:
-        if side.arm == "base" and side.reading.decides(side.rows):
-            yield from _rare(side)
+        if side.arm == "base" and side.reading.decides:
+            yield from [*_nameless(side), *_rare(side)]
 
 
 def unjudged(label: str, counts: Mapping[str, int]) -> str:
@@ -27,12 +28,22 @@ def unjudged(label: str, counts: Mapping[str, int]) -> str:
             "are in no rate, and the pessimistic rates count them against the arm")  # fmt: skip
 
 
+def _nameless(side: Side) -> Iterator[str]:
+    """What prompts ask for and the judge has no label for."""
+    read = side.reading
+    asked = {word for row in side.rows for word in (read.labels.get(row.target, (row.target,)) if group(row).asks else ())
+             if not read.seeks(row)}  # fmt: skip
+    kept = {word for row in side.rows if not group(row).asks and not read.asks(row) for word in row.wanted}
+    if missing := sorted(word for word in asked | kept if read.name(word) is None):
+        yield f"{read.judge} has no label for {listed(missing)}: images that ask for these are in none of its rates"
+
+
 def _rare(side: Side) -> Iterator[str]:
     read = side.reading
     for name in dict.fromkeys(row.group for row in side.rows):
         part = [row for row in side.rows if row.group == name and read.status(row) == "ok"]
         asks = bool(part) and group(part[0]).asks
-        part = part if asks else [row for row in part if read.asks(row)]
+        part = [row for row in part if (read.seeks if asks else read.asks)(row)]
         hits = sum(map(read.target if asks else read.wanted, part))
         if part and hits < RARE * len(part):
             what = "the target" if asks else "what is asked for"

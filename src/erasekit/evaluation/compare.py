@@ -141,19 +141,25 @@ def _key(entry: Entry) -> tuple[Any, ...]:
 def _difference(arms: tuple[str, str], first: Entry, second: Entry) -> Difference:
     a, b = first["value"], second["value"]
     value = None if a is None or b is None else b - a
-    ends = spread(first, second)
+    ends = None if _width(first) == _width(second) == 0 else spread(first, second)
     low, high = ends or (None, None)
     p = None if ends is None or value is None else _p(value, *ends)
     return Difference(first["metric"], first["group"], first["target"], first["judge"], first["unit"], first["direction"],
                       arms, first, second, value, low, high, p)  # fmt: skip
 
 
-def _p(value: float, low: float, high: float) -> float:
-    """Two-sided p value of "no difference": the end towards zero lies 1.96 standard errors from the value."""
+def _width(entry: Entry) -> float | None:
+    """How wide the estimate's interval is; one without a width is of a sample in which nothing varied, and tests nothing."""
+    return None if entry["low"] is None or entry["high"] is None else entry["high"] - entry["low"]
+
+
+def _p(value: float, low: float, high: float) -> float | None:
+    """Two-sided p value of "no difference": the end towards zero lies 1.96 standard errors from the value. None where it
+    lies at the value: then no error is known on that side."""
     error = (value - low if value > 0 else high - value) / Z
     if value == 0:
         return 1.0
-    return math.erfc(abs(value) / error / math.sqrt(2)) if error > 0 else 0.0
+    return math.erfc(abs(value) / error / math.sqrt(2)) if error > 0 else None
 
 
 def _marked(found: list[Difference]) -> list[Difference]:

@@ -36,10 +36,11 @@ def criteria(side: Side, space: Space) -> list[dict[str, Any]]:
     The unedited model has M3 = M4 = 1, and M1, M2 near 0 where it shows the target.
     """
     ours = [row for row in side.rows if space.has(row) and side.reading.status(row) == "ok"]
+    named = [row for row in ours if side.reading.seeks(row)]
     base = {shot: row for shot, row in side.base.items() if space.has(row)}
     found: list[tuple[Criterion, dict[str, Any]]] = [
-        *_similar("M1", side, space, [row for row in ours if row.group == "plain"], list(base.values())),
-        *_similar("M2", side, space, [row for row in ours if row.group == "implicit"], list(base.values())),
+        *_similar("M1", side, space, [row for row in named if row.group == "plain"], list(base.values())),
+        *_similar("M2", side, space, [row for row in named if row.group == "implicit"], list(base.values())),
     ]
     others = [(row, base[row.shot]) for row in ours if row.group in APART and row.shot in base]
     found += [*_aligned(side, space, others), *_real(side, space, others)]

@@ -1,7 +1,8 @@
 """Paired differences of an arm to the unedited model, and of two edits, from rows alone.
 
 A pair is one prompt and seed drawn by both, both of them valid. Intervals draw prompts again, with all their seeds;
-p-values are McNemar's exact ones for yes/no outcomes. Holm's correction stands beside them, over all lines against the
+p-values are McNemar's exact ones for yes/no outcomes, and none with one
+prompt, whose seeds are no independent pairs. Holm's correction stands beside them, over all lines against the
 unedited model and, apart from these, over all lines between edits.
 """
 
@@ -19,7 +20,7 @@ from erasekit.evaluation.combined import shown_before
 from erasekit.evaluation.rates import Side, group
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.similarity import Space, rng, scores
-from erasekit.evaluation.statistics import Estimate, discordant, holm, mcnemar_exact
+from erasekit.evaluation.statistics import Estimate, discordant, holm, mcnemar_exact, wilson
 
 Part = tuple[str | None, list[Row]]  # a group (None: all) and its rows
 MANY = 3  # more edits than these are compared on whole rates only: their pairs grow with the square
@@ -50,13 +51,13 @@ def rate_differences(side: Side, rival: Rival | None = None, *, grouped: bool = 
     the unedited model itself it is its own difference.
     """
     read, other = side.reading, rival or Rival("base", side.base)
-    asked = [row for row in side.rows if group(row).asks]
+    asked = [row for row in side.rows if group(row).asks and read.seeks(row)]
     kept = [row for row in side.of("specificity") if read.asks(row)]
     anchored = [row for row in asked if row.target in side.anchors]
-    styled = [row for row in side.rows if row.style is not None and read.kind != "style"]
+    styled = [row for row in side.rows if row.style is not None and read.kind != "style" and "style" in read.says]
     tables: list[tuple[str, list[Row], Callable[[Row], bool]]] = [
-        ("efficacy", side.of("efficacy"), lambda row: not read.target(row)),
-        ("generality", side.of("generality"), lambda row: not read.target(row)),
+        ("efficacy", [row for row in asked if group(row).side == "efficacy"], lambda row: not read.target(row)),
+        ("generality", [row for row in asked if group(row).side == "generality"], lambda row: not read.target(row)),
         ("target_rate", asked, read.target),
         ("anchor_rate", anchored, lambda row: read.label(row, side.anchors[row.target])),
         ("specificity", [row for row in kept if shown_before(side, row)] if rival else [], read.wanted),
@@ -77,8 +78,17 @@ def _rates(
         ours, theirs = [hit(row) for row, _ in pairs], [hit(row) for _, row in pairs]
         found = bootstrap.difference(theirs, ours, [row.prompt for row, _ in pairs],
                                      generator=_rng(name, side, rival, group_name))  # fmt: skip
-        p = mcnemar_exact(*discordant(theirs, ours))
-        yield _difference(name, side.arm, rival.arm, group_name, found.difference, p, side.reading.judge)
+        p = None if found.p is None else mcnemar_exact(*discordant(theirs, ours))
+        yield _difference(name, side.arm, rival.arm, group_name, _open(found.difference), p, side.reading.judge)
+
+
+def _open(found: Estimate) -> Estimate:
+    """Where every pair differs in one way, draws of prompts have no width: then Wilson's interval of the pairs' share."""
+    if found.method != bootstrap.METHOD or abs(found.value) < 1:
+        return found
+    least = wilson(found.n, found.n)[0]
+    low, high = (least, 1.0) if found.value > 0 else (-1.0, -least)
+    return replace(found, low=low, high=high, method="wilson95 of the pairs that differ")
 
 
 def score_differences(
@@ -105,8 +115,8 @@ def with_holm(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for family in (True, False):
         lines = [one for one in differences if (one["against"] == "base") == family]
-        adjusted = holm([one["p"] for one in lines])
-        found += [one | {"p_holm": p} for one, p in zip(lines, adjusted, strict=True)]
+        adjusted = iter(holm([one["p"] for one in lines if one["p"] is not None]))
+        found += [one | {"p_holm": None if one["p"] is None else next(adjusted)} for one in lines]
     return found
 
 
@@ -130,7 +140,7 @@ def _rng(name: str, side: Side, rival: Rival, group_name: str | None) -> np.rand
     return rng("difference", name, side.arm, group_name, *against)
 
 
-def _difference(name: str, arm: str, against: str, group_name: str | None, found: Estimate, p: float,
+def _difference(name: str, arm: str, against: str, group_name: str | None, found: Estimate, p: float | None,
                 judge: str) -> dict[str, Any]:  # fmt: skip
     none = found.method.startswith("none")
     return {

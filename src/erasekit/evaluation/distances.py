@@ -43,7 +43,8 @@ def distances(side: Side, space: Space) -> Lines:
 
 
 def measured(side: Side, measures: Mapping[str, Any]) -> Lines:
-    """An arm's lines from `measures.json`: LPIPS by pair of images, FID and KID on Inception's features."""
+    """An arm's lines from `measures.json`: LPIPS by pair of images, FID and KID on Inception's features, and what an edit
+    changes in sentences."""
     if side.arm == "base":
         return
     if lpips := measures.get("lpips"):
@@ -56,10 +57,11 @@ def measured(side: Side, measures: Mapping[str, Any]) -> Lines:
             yield distance_line(
                 one["metric"], side.arm, inception["name"], one["value"], one["n"], one["sd"], one["note"]
             )
+    yield from _sentences(side.arm, measures.get("text", {}).get(side.arm, {}))
 
 
 def omitted(sides: Iterable[Side], spaces: Mapping[str, Space], measures: Mapping[str, Any]) -> list[str]:
-    """A sentence for every distance that is not stated for want of images."""
+    """A sentence for every distance that is not stated for want of images, and for every edit without a text side."""
     said = []
     for side in sides:
         if (space := spaces.get(side.reading.judge)) is None:
@@ -69,7 +71,10 @@ def omitted(sides: Iterable[Side], spaces: Mapping[str, Space], measures: Mappin
         for kind in distribution.KEYS if kept else ():
             if why := distribution.refusal(kind, len(kept), width):
                 said.append(f"{distribution.key(kind, space.judge)} is not stated: {why}")
-    return [*dict.fromkeys([*said, *measures.get("inception", {}).get("omitted", ())])]
+    said += measures.get("inception", {}).get("omitted", ())
+    said += [f"text_residual and text_drift of {one['label']} are not stated: {one['why']}"
+             for one in measures.get("text", {}).values() if "why" in one]  # fmt: skip
+    return [*dict.fromkeys(said)]
 
 
 def pairs(side: Side, space: Space) -> list[Pair]:
@@ -78,6 +83,18 @@ def pairs(side: Side, space: Space) -> list[Pair]:
         return []
     both = ((row, side.base[row.shot]) for row in side.rows if row.shot in side.base)
     return [(row, before) for row, before in both if space.has(row) and space.has(before)]
+
+
+def _sentences(arm: str, found: Mapping[str, Any]) -> Lines:
+    """Residual and drift of one edit; none where there is a reason why not."""
+    if "residual" not in found:
+        return
+    apart = f"; {found['skipped']} of its parts act elsewhere and are in no number" if found["skipped"] else ""
+    notes = {"text_residual": (found["residual"], found["pairs"], f"{found['unedited']:.3g} without the edit{apart}"),
+             "text_drift": (found["drift"], found["kept"], f"on prompts that ask for something else{apart}")}  # fmt: skip
+    for name, (value, n, note) in notes.items():
+        if n:
+            yield line(name, arm, None, None, Estimate(value, value, value, n, "none: a ratio"), "", note=note)
 
 
 def comparable(row: Row, before: Row) -> bool:

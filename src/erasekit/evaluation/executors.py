@@ -65,20 +65,23 @@ class Processes:
 
 @dataclass(frozen=True)
 class Ray:
-    """On a Ray cluster (extra `ray`): `address` "local" starts one here, "auto" or host:port joins one."""
+    """On a Ray cluster (extra `ray`): `address` "local" starts one here, "auto" or host:port joins one.
+
+    On "cuda" the cluster's GPUs are shared out: one for each worker while there are as many.
+    """
 
     address: str = "auto"
     workers: int = 2
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
-        """Each task done; `UsageError` without the package, `EraseKitError` where the cluster or a worker is lost."""
+        """Each task done; `UsageError` without the package or for a single GPU by its number, `EraseKitError` where the
+        cluster has no GPU for "cuda", or it or a worker is lost."""
         ray = _import_ray()
         started = not ray.is_initialized()
         if started:
             _connect(ray, self.address, self.workers)
         try:
-            actor = ray.remote(Worker)
-            yield from _spread(ray, [actor.remote() for _ in range(self.workers)], tasks)
+            yield from _spread(ray, _actors(ray, self.workers, {task.brush.device for task in tasks}), tasks)
         finally:
             if started:
                 ray.shutdown()
@@ -100,6 +103,21 @@ def _connect(ray: Any, address: str, workers: int) -> None:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EraseKitError(f"no Ray cluster at {address!r} ({reason}): start one with `ray start --head`, or give "
                             "--ray local") from error  # fmt: skip
+
+
+def _actors(ray: Any, workers: int, devices: set[str]) -> list[Any]:
+    """The workers. Ray shows an actor only those GPUs that it asked for, the first of them as "cuda"."""
+    actor = ray.remote(Worker)
+    numbered = sorted(device for device in devices if device.startswith("cuda:"))
+    if numbered:
+        raise UsageError(f"--ray gives every worker a GPU of its own, so none is {numbered[0]}: give --device cuda")
+    if "cuda" in devices:
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if gpus < 1:
+            raise EraseKitError("this Ray cluster has no GPU: join machines that have one, or give --device cpu")
+        together = -(-workers // gpus)  # on one GPU; Ray counts in ten-thousandths, and a sum over 1 would not fit
+        actor = actor.options(num_gpus=1 if together == 1 else 10_000 // together / 10_000)
+    return [actor.remote() for _ in range(workers)]
 
 
 def _spread(ray: Any, actors: Sequence[Any], tasks: Sequence[Task]) -> Iterator[Done]:

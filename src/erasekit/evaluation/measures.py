@@ -1,4 +1,5 @@
 """What needs the pixels of two arms at once: LPIPS, and distances in Inception's features, with weights the user gives.
+(What needs no pixels at all, and is kept in the same file, is in `text_changes`.)
 
 A judge sees one image and writes into its row. These look at pairs of images after all are drawn; what they find is kept
 in `measures.json`, LPIPS under the hashes of both images, so that the aggregates need no pixels and no weights, and

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from erasekit.evaluation import page_limits, page_pictures, page_published, page_record, page_summary, page_tables
 from erasekit.evaluation.page_parts import listed, section, text
 from erasekit.evaluation.page_style import PAGE, SCRIPT, STYLE
-from erasekit.evaluation.page_view import View, view
+from erasekit.evaluation.page_view import Tried, View, view
 from erasekit.evaluation.results import validate
 from erasekit.files import write_whole
 
 
 def write_report(results: Mapping[str, Any], rows: Iterable[Any], folder: Path, *,
-                 timing: Mapping[str, Any] | None = None) -> Path:  # fmt: skip
+                 timing: Mapping[str, Any] | None = None, attacks: Sequence[Tried] = ()) -> Path:  # fmt: skip
     """Write `report.html` into the folder, whole or not at all, and return its path.
 
     `rows` are `Row`s or mappings with a row's fields; their `image` is a path relative to `folder`. An image that is not
     there is said to be missing. `timing` is the content of a run's `timing.json`: without it the same results give the
-    same bytes, and the cost is without times unless the arms have `seconds`.
+    same bytes, and the cost is without times unless the arms have `seconds`. `attacks`: ladders from folders of their own
+    (`attacks.folder`); without them the page has of attacks only the lines that the results hold.
 
     Raises `EraseKitError` if the results do not match the schema.
     """
-    write_whole(folder / "report.html", html(results, rows, folder, timing=timing).encode())
+    write_whole(folder / "report.html", html(results, rows, folder, timing=timing, attacks=attacks).encode())
     return folder / "report.html"
 
 
 def html(results: Mapping[str, Any], rows: Iterable[Any], folder: Path, *,
-         timing: Mapping[str, Any] | None = None) -> str:  # fmt: skip
+         timing: Mapping[str, Any] | None = None, attacks: Sequence[Tried] = ()) -> str:  # fmt: skip
     """The whole page as text. Raises like `write_report`."""
-    seen = view(validate(dict(results)), rows, folder, timing)
+    seen = view(validate(dict(results)), rows, folder, timing, attacks)
     parts = [(ident, title, section(ident, title, body, lead=lead)) for ident, title, lead, body in _sections(seen)]
     nav = "".join(f'<li><a href="#{ident}">{text(title)}</a></li>' for ident, title, body in parts if body)
     suite, model = results["suite"], results["model"]

@@ -15,15 +15,16 @@ def limits(view: View) -> list[str]:
 
 
 def attacks(view: View) -> str:
-    """The attacks that were run, with what the attacker could spend; or the plain statement that none was."""
-    done = view.results.get("attacks", ())
+    """The ladders that are at hand, and a table of what else the results hold: the attack, what the attacker could spend; or
+    the plain statement that none was run."""
+    drawn, shown = "".join(one.body for one in view.tried), [line for one in view.tried for line in one.lines]
+    done = [one for one in view.results.get("attacks", ()) if one not in shown]
     if not done:
-        return "<p>No attack was run.</p>"
+        return drawn or "<p>No attack was run.</p>"
     rows = [row(a["name"], [f"<td>{text(a['arm'])}</td>", estimate({**a, "metric": "attack", "group": None}, "share"),
                             f"<td>{text(a['budget'])}</td>"], a["target"]) for a in done]  # fmt: skip
-    return table(
-        ["attack", "arm", "images that show the target", "budget"], rows, caption="Attacks, with 95 % intervals"
-    )
+    head = ["attack", "arm", "images that show the target", "budget"]
+    return drawn + table(head, rows, caption="Attacks, with 95 % intervals")
 
 
 def _attacks(view: View) -> list[str]:
@@ -47,7 +48,8 @@ def _prompts(view: View) -> list[str]:
 
 
 def _inputs(view: View) -> list[str]:
-    return ["No image inputs: image-to-image, inpainting, image adapters and learned embeddings were not tried, nor the "
+    but = "But for what these attacks did, no image inputs" if view.results.get("attacks") else "No image inputs"
+    return [f"{but}: image-to-image, inpainting, image adapters and learned embeddings were not tried, nor the "
             "edited model together with LoRAs, another text encoder or further fine-tuning."]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 ARROWS = {"up": "higher is better", "down": "lower is better", "none": ""}
+OTHERS = {"pessimistic": "pessimistic", "corrected": "corrected for the judge", "raw": "unclipped"}
 PERCENT = {"share": "%", "points": "points"}
 
 
@@ -44,7 +45,8 @@ def interval(entry: Mapping[str, Any], unit: str = "") -> str:
 
 
 def estimate(entry: Mapping[str, Any] | None, unit: str = "") -> str:
-    """An estimate in a table's cell: the value, below it interval and n; floor, ceiling and sd where known."""
+    """An estimate in a table's cell: the value, below it interval and n; floor, ceiling and sd where known; where they are
+    other numbers, the pessimistic rate, the one corrected for the judge, the value before it was clipped."""
     if entry is None:
         return "<td>–</td>"
     unit = unit or str(entry.get("unit", ""))
@@ -52,6 +54,11 @@ def estimate(entry: Mapping[str, Any] | None, unit: str = "") -> str:
     notes += [
         f"{name} {number(entry[name], unit)}" for name in ("floor", "ceiling", "sd") if entry.get(name) is not None
     ]
+    for name, words in OTHERS.items():
+        other = entry.get(name)
+        other = other if isinstance(other, Mapping) else {"value": other}
+        if other["value"] not in (None, entry["value"]):
+            notes.append(f"{words} {number(other['value'], unit)} {interval(other, unit)}".strip())
     marks = "".join(f' data-{key}="{text(entry.get(key) or "")}"' for key in ("metric", "arm", "group", "target"))
     value = "" if entry["value"] is None else repr(float(entry["value"]))
     return (f'<td{marks} data-value="{value}"><b>{number(entry["value"], unit)}</b>'

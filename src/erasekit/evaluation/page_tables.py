@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from erasekit.evaluation.metrics import METRICS, base_name
@@ -122,12 +122,21 @@ def _estimates(view: View, lines: Mapping[tuple[Any, ...], Mapping[str, Entry]],
     for line, arms in list(lines.items())[:MOST_LINES]:
         judge = f", {line[3]}" if line[3] not in ("", view.judge) else ""
         first = next(iter(arms.values()))
-        local = f"; local substitutes: {first['substitute']}" if first.get("substitute") else ""
-        note = f"{_where(first)}{judge}; {ARROWS.get(line[5], '')}".strip(";, ") + local
+        note = "; ".join([f"{_where(first)}{judge}; {ARROWS.get(line[5], '')}".strip(";, "), *_caveats(arms.values())])
         rows.append(row(line[0], [estimate(arms.get(arm["arm"])) for arm in view.arms], note))
     if len(lines) > MOST_LINES:
         caption += _cut(len(lines))
     return table(["metric", *map(view.name, view.arms)], rows, caption=caption) if rows else ""
+
+
+def _caveats(entries: Iterable[Entry]) -> list[str]:
+    """What a reader of these numbers must know, each sentence once."""
+    said: list[str] = []
+    for entry in entries:
+        said += [f"mean of {', '.join(entry['terms'])}"] if entry.get("terms") else []
+        said += [f"local substitutes: {entry['substitute']}"] if entry.get("substitute") else []
+        said += [entry["note"]] if entry.get("note") else []
+    return list(dict.fromkeys(said))
 
 
 def _cut(lines: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,13 +46,22 @@ VERDICTS = {"found": "●", "absent": "○", "failed": "!", "invalid": "✕", "u
 
 
 @dataclass(frozen=True)
+class Tried:
+    """Attacks that lie in a folder of their own: their lines of the results, and the part of the page that shows them."""
+
+    lines: tuple[Entry, ...]
+    body: str
+
+
+@dataclass(frozen=True)
 class View:
-    """Results, their rows, the folder that the rows' images are relative to, and the times where they are known."""
+    """Results, their rows, the folder that the rows' images are relative to, the times and attacks where they are known."""
 
     results: Entry
     rows: list[Row]
     folder: Path
     timing: Entry
+    tried: tuple[Tried, ...] = ()
 
     @cached_property
     def arms(self) -> list[Entry]:
@@ -160,15 +169,15 @@ class View:
     def reading(self) -> Reading | None:
         """The deciding judge: the suite's first that names what it sees (a similarity alone decides nothing)."""
         suite, labels = self.results["suite"], self.results.get("labels", {})
-        read = (Reading(judge["name"], labels, suite.get("kind", "object")) for judge in suite["judges"])
-        return next((one for one in read if one.decides(self.rows)), None)
+        read = (Reading.of(judge, self.rows, labels, suite.get("kind", "object")) for judge in suite["judges"])
+        return next((one for one in read if one.decides), None)
 
     def verdict(self, row: Row) -> tuple[str, str]:
         """What the deciding judge says of an image (a key of `VERDICTS`), and the words that it looked for."""
         asks, read = self.group(row.group).asks, self.reading
         styled = read is not None and read.kind == "style" and row.style is not None
         words = row.target if asks else " + ".join([*row.wanted, *([str(row.style)] if styled else [])])
-        if read is None or not (asks or read.asks(row)):
+        if read is None or not (read.seeks(row) if asks else read.asks(row)):
             return ("unjudged" if row.status == "ok" else row.status), words
         if (status := read.status(row)) != "ok":
             return status, words
@@ -180,9 +189,14 @@ class View:
         return said.count("found"), said.count("found") + said.count("absent")
 
 
-def view(results: Entry, rows: Iterable[Any], folder: Path, timing: Entry | None = None) -> View:
-    """The view of results and rows; a row is a `Row` or a mapping with its fields."""
-    return View(results, [row if isinstance(row, Row) else Row(**row) for row in rows], folder, timing or {})
+def view(results: Entry, rows: Iterable[Any], folder: Path, timing: Entry | None = None,
+         attacks: Sequence[Tried] = ()) -> View:  # fmt: skip
+    """The view of results and rows; a row is a `Row` or a mapping with its fields. What was tried is among the results."""
+    known = list(results.get("attacks", ()))
+    more = [line for one in attacks for line in one.lines if line not in known]
+    whole = {**results, "attacks": known + more} if more else results
+    found = [row if isinstance(row, Row) else Row(**row) for row in rows]
+    return View(whole, found, folder, timing or {}, tuple(attacks))
 
 
 def entry_key(entry: Entry) -> Key:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from erasekit.errors import UsageError
+from erasekit.evaluation import named_files
+from erasekit.evaluation.plan_fields import beside, keys, never_beside, plain, prompts, published, texts, whole
 from erasekit.evaluation.shards import digest, slug
 
 CONTROLS = ("random", "none")
@@ -39,8 +41,9 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """Of all that decides a fitted edit but the model."""
-        return digest([self.method, self.targets, self.anchor, self.retain, self.parameters, self.seed])
+        """Of all that decides a fitted edit but the model and erasekit itself; of files that it names, their content."""
+        settings = named_files.contents(self.parameters)
+        return digest([self.method, self.targets, self.anchor, self.retain, settings, self.seed])
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Plan:
     model: str = "emoji"
     edits: tuple[Entry, ...] = ()
     targets: tuple[str, ...] = ()
-    prompts: Path | None = None
+    prompts: Path | Mapping[str, Path] | None = None  # of every suite, or by suite
     control: str = "random"
     never: tuple[str, ...] = ()
     batch: int = 16
@@ -72,10 +75,16 @@ class Plan:
             raise UsageError(f"--control is one of {', '.join(CONTROLS)}, not {self.control!r}")
         if self.batch < 1:
             raise UsageError("--batch takes a number from 1 on")
+        if isinstance(self.prompts, Mapping) and (odd := [name for name in self.prompts if name not in self.suites]):
+            raise UsageError(f"prompts are given for {odd[0]}, which is no suite here: name {', '.join(self.suites)}")
         names = [slug(entry.name) for entry in self.edits]
         twice = next((entry.name for entry in self.edits if names.count(slug(entry.name)) > 1), None)
         if twice is not None:
             raise UsageError(f"two edits would be called {twice!r} in the results: rename a file, or give each a name")
+
+    def prompts_of(self, suite: str) -> Path | None:
+        """The prompt file of one of the suites; None where it is to do without."""
+        return self.prompts.get(suite) if isinstance(self.prompts, Mapping) else self.prompts
 
 
 def files(paths: Sequence[Path]) -> tuple[Entry, ...]:
@@ -97,23 +106,24 @@ def read(path: Path) -> Plan:
         reason = str(error).splitlines()[0]
         raise UsageError(f"cannot read the plan {path} ({reason}): give a YAML file") from error
     known = {f.name for f in fields(Plan)}
-    data = _keys(data, {*known, "suite"}, f"the plan {path}")
+    data = keys(data, {*known, "suite"}, f"the plan {path}")
     if "suite" in data:
-        data["suites"] = [*_texts("suite", data.pop("suite")), *_texts("suites", data.get("suites", []))]
+        data["suites"] = [*texts("suite", data.pop("suite")), *texts("suites", data.get("suites", []))]
     values: dict[str, Any] = {key: value for key, value in data.items() if key != "edits"}
     for key in ("suites", "targets", "never"):
-        values[key] = tuple(_texts(key, values.get(key, [])))
+        values[key] = tuple(texts(key, values.get(key, [])))
     for key in ("batch", "seed"):
-        values[key] = _whole(key, values.get(key, getattr(Plan, key)))
+        values[key] = whole(key, values.get(key, getattr(Plan, key)))
     for key in ("model", "control", "device", "title"):
         values[key] = str(values.get(key, getattr(Plan, key)))
-    values["published"] = _keys(values.get("published", {}), None, "published")
+    values["published"] = published(values.get("published", {}))
     here = path.parent
-    for key in ("prompts", "lpips", "inception"):
+    values["prompts"] = prompts(here, values.get("prompts"))
+    for key in ("lpips", "inception"):
         values[key] = here / Path(str(values[key])).expanduser() if values.get(key) else None
-    values["model"] = _beside(here, values["model"])
-    values["suites"] = tuple(_beside(here, name) for name in values["suites"])
-    values["never"] = tuple(_never_beside(here, spec) for spec in values["never"])
+    values["model"] = beside(here, values["model"])
+    values["suites"] = tuple(beside(here, name) for name in values["suites"])
+    values["never"] = tuple(never_beside(here, spec) for spec in values["never"])
     return Plan(**values, edits=_entries(data.get("edits", []), here, values["seed"]))
 
 
@@ -125,26 +135,30 @@ def _entries(value: Any, here: Path, seed: int) -> tuple[Entry, ...]:
 def _expanded(item: Any, here: Path, seed: int, where: str) -> list[Entry]:
     if isinstance(item, str):
         item = {"file": item}
-    data = _keys(item, {f.name for f in fields(Entry)}, where)
+    data = keys(item, {f.name for f in fields(Entry)}, where)
     if ("file" in data) == ("targets" in data):
         raise UsageError(f"{where} needs either file (an edit) or targets (an edit to fit)")
     if "file" in data:
-        file = here / str(_keys(data, {"file", "name"}, f"{where}, an edit file,")["file"])
+        file = here / Path(str(keys(data, {"file", "name"}, f"{where}, an edit file,")["file"])).expanduser()
         return [Entry(str(data.get("name", file.stem)), file=file)]
-    methods = _texts(f"{where}.method", data.get("method", "erasepro"))
+    methods = texts(f"{where}.method", data.get("method", "erasepro"))
     if not methods:
         raise UsageError(f"{where}.method is empty: name one of `erasekit methods`, or leave it out")
     entry = Entry(
         str(data.get("name", "")),
-        targets=tuple(_texts(f"{where}.targets", data["targets"])),
-        anchor=tuple(_texts(f"{where}.anchor", data["anchor"])) if data.get("anchor") is not None else None,
-        retain=tuple(_texts(f"{where}.retain", data.get("retain", []))),
-        parameters=_keys(data.get("parameters", {}), None, f"{where}.parameters"),
-        seed=_whole(f"{where}.seed", data.get("seed", seed)),
+        targets=tuple(texts(f"{where}.targets", data["targets"])),
+        anchor=tuple(texts(f"{where}.anchor", data["anchor"])) if data.get("anchor") is not None else None,
+        retain=tuple(texts(f"{where}.retain", data.get("retain", []))),
+        parameters=_parameters(data.get("parameters", {}), here, f"{where}.parameters"),
+        seed=whole(f"{where}.seed", data.get("seed", seed)),
     )
     if not entry.targets:
         raise UsageError(f"{where}.targets is empty: name at least one concept to erase")
     return [replace(entry, method=method, name=_name(entry, method, len(methods))) for method in methods]
+
+
+def _parameters(value: Any, here: Path, where: str) -> dict[str, Any]:
+    return named_files.beside(here, plain(where, keys(value, None, where)))
 
 
 def _name(entry: Entry, method: str, methods: int) -> str:
@@ -152,34 +166,3 @@ def _name(entry: Entry, method: str, methods: int) -> str:
         first, *others = map(slug, entry.targets)
         return f"{method}-{first}" + (f"-and-{len(others)}-more" if others else "")
     return entry.name if methods == 1 else f"{entry.name}-{method}"
-
-
-def _keys(value: Any, known: set[str] | None, where: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{where} must be a list of `name: value` lines, not {str(value)[:40]!r}")
-    if known is not None and (unknown := sorted(str(key) for key in value if key not in known)):
-        raise UsageError(f"{where} has {', '.join(unknown)}: its keys are {', '.join(sorted(known))}")
-    return {str(key): item for key, item in value.items()}
-
-
-def _texts(key: str, value: Any) -> list[str]:
-    items = [value] if isinstance(value, str) else value
-    if isinstance(items, list) and all(isinstance(item, str) for item in items):
-        return items
-    raise UsageError(f"{key} must be a word or a list of words, not {value!r}: put quotes around words such as no")
-
-
-def _whole(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{key} must be a whole number, not {value!r}")
-    return value
-
-
-def _beside(here: Path, name: str) -> str:
-    """A path beside the plan, where there is one; a name otherwise."""
-    return str(here / name) if (here / name).exists() else name
-
-
-def _never_beside(here: Path, spec: str) -> str:
-    name, sign, path = spec.partition("=")
-    return f"{name}={_beside(here, path)}" if sign else _beside(here, spec)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from erasekit.evaluation.corrections import correction
 from erasekit.evaluation.metrics import get as metric
 from erasekit.evaluation.metrics.harmonic import efficacy, generality, specificity
 from erasekit.evaluation.rows import Row
@@ -55,25 +56,27 @@ def picks(rows: Sequence[Row]) -> Iterator[Pick]:
 
 
 def shares(side: Side) -> list[dict[str, Any]]:
-    """Every share of one arm by one judge, as entries of `metrics`; those that rest on no image are left out."""
-    read, entries = side.reading, []
+    """Every share of one arm by one judge, as entries of `metrics`; those that no image was drawn for are left out.
+
+    Where images were drawn and none could be judged there is no rate, and the pessimistic one alone."""
+    entries = []
     for name, rows, outcomes in _tables(side):
         for group_name, target, part in picks(rows):
-            entries.append(entry(name, side.arm, group_name, target, outcomes(part), read.judge))
+            entries.append(entry(name, side, group_name, target, part, outcomes(part)))
     return [found for found in entries if found is not None]
 
 
 def _tables(side: Side) -> list[tuple[str, list[Row], Callable[[list[Row]], Outcomes]]]:
     """Each share's name, the rows that it is about, and its outcomes on a part of them."""
     read = side.reading
-    asked = side.of("efficacy") + side.of("generality")
+    asked = [row for row in side.of("efficacy") + side.of("generality") if read.seeks(row)]
     kept = [row for row in side.of("specificity") if read.asks(row)]
-    styled = [row for row in side.rows if row.style is not None and read.kind != "style"]
-    backed = [row for row in side.rows if row.background is not None]
+    styled = [row for row in side.rows if row.style is not None and read.kind != "style" and "style" in read.says]
+    backed = [row for row in side.rows if row.background is not None and "background" in read.says]
     anchored = [row for row in asked if row.target in side.anchors]
     gone = {"efficacy": efficacy, "generality": generality}
     return [
-        *((name, side.of(name), _gone(read, share)) for name, share in gone.items()),
+        *((name, [row for row in asked if group(row).side == name], _gone(read, share)) for name, share in gone.items()),
         ("target_rate", asked, _rate(read, read.target)),
         ("anchor_rate", anchored, _rate(read, lambda row: read.label(row, side.anchors[row.target]))),
         ("specificity", kept, lambda part: _relative(side, part, read.wanted)),
@@ -101,8 +104,9 @@ def _relative(side: Side, part: list[Row], found: Callable[[Row], bool]) -> Outc
 
 
 def _followed(read: Reading) -> Callable[[Row], bool]:
-    """Style and background as asked (each where it is asked for)."""
-    return lambda row: all(read.look(row, part) for part in ("style", "background") if getattr(row, part) is not None)
+    """Style and background as asked (each where it is asked for, and the judge says it)."""
+    parts = [part for part in ("style", "background") if part in read.says]
+    return lambda row: all(read.look(row, part) for part in parts if getattr(row, part) is not None)
 
 
 def _valid(read: Reading, part: list[Row]) -> Outcomes:
@@ -110,14 +114,17 @@ def _valid(read: Reading, part: list[Row]) -> Outcomes:
     return Outcomes.count(["ok"] * len(part), [read.status(row) == "ok" for row in part])
 
 
-def entry(name: str, arm: str, group_name: str | None, target: str | None, outcomes: Outcomes,
-          judge: str) -> dict[str, Any] | None:  # fmt: skip
-    """One line of `metrics`, with the rate that counts failed and invalid images against the edit beside it."""
-    if outcomes.estimate is None:
+def entry(name: str, side: Side, group_name: str | None, target: str | None, rows: list[Row],
+          outcomes: Outcomes) -> dict[str, Any] | None:  # fmt: skip
+    """One line of `metrics`; beside it the rate that counts failed and invalid images against the edit, and where the
+    judge's own error rates are known the corrected one."""
+    if not outcomes.drawn:
         return None
     worst = _against(name, outcomes)
-    found = line(name, arm, group_name, target, outcomes.estimate, judge)
-    return found | {"pessimistic": {"value": worst.value, "low": worst.low, "high": worst.high, "n": worst.n}}
+    found = line(name, side.arm, group_name, target, outcomes.estimate, side.reading.judge)
+    found |= {"pessimistic": {"value": worst.value, "low": worst.low, "high": worst.high, "n": worst.n}}
+    better = correction(name, outcomes.estimate, rows, side.reading) if outcomes.estimate else None
+    return found | ({"corrected": better} if better else {})
 
 
 def _against(name: str, outcomes: Outcomes) -> Estimate:
@@ -129,14 +136,15 @@ def _against(name: str, outcomes: Outcomes) -> Estimate:
     return found
 
 
-def line(name: str, arm: str, group_name: str | None, target: str | None, estimate: Estimate, judge: str,
+def line(name: str, arm: str, group_name: str | None, target: str | None, estimate: Estimate | None, judge: str,
          **more: Any) -> dict[str, Any]:  # fmt: skip
-    """One line of `metrics`."""
+    """One line of `metrics`; without an estimate, of no image that could be judged."""
     known = metric(name)
-    none = estimate.method.startswith("none")
+    bare = estimate is None or estimate.method.startswith("none")
     return {
-        "metric": name, "arm": arm, "group": group_name, "target": target, "value": estimate.value,
-        "low": None if none else estimate.low, "high": None if none else estimate.high, "n": estimate.n,
-        "interval": "" if none else estimate.method, "unit": known.unit, "direction": known.direction, "judge": judge,
+        "metric": name, "arm": arm, "group": group_name, "target": target,
+        "value": None if estimate is None else estimate.value, "low": None if bare else estimate.low,
+        "high": None if bare else estimate.high, "n": 0 if estimate is None else estimate.n,
+        "interval": "" if bare else estimate.method, "unit": known.unit, "direction": known.direction, "judge": judge,
         **more,
     }  # fmt: skip

@@ -58,9 +58,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "differences": Field("difference*", "paired differences: to the unedited model, and of every pair of edits"),
         "rows": Field("text", "file of the single images, relative to this one"),
         "warnings": Field("texts", "sentences that a reader must see"),
-        "attacks": Field("attack*", "attacks that were run; without it none was", required=False),
+        "attacks": Field("attack*", "attacks that were named with `--attacks`; without it the file knows of none", False),
         "published": Field("object", "the figures of a paper that a plan reruns: source, model, note, figures", False),
-        "labels": Field("object", "target -> the judge's labels that count as it (default: the target itself)", False),
+        "labels": Field("object", "target -> the suite's words that count as it (default: the target itself)", False),
         "extractors": Field("extractor*", "what compared pixels beside the judges, with the weights that were given", False),
         "omitted": Field("texts", "what is not stated for want of images, a sentence each", False),
     },
@@ -81,9 +81,10 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "judge": {
         "name": Field("text", "versioned name with label count and threshold"),
-        "weights_sha256": Field("text", "sha256 of the judge's weights"),
+        "weights_sha256": Field("text", "sha256 of the judge's weights; of a folder's settings, labels and tokenizer too"),
         "licence": Field("text", "licence of the judge"),
         "calibration": Field("object", "the judge's own error rates; empty if not measured"),
+        "words": Field("object", "the suite's word -> the judge's label; it finds no others (default: the same words)", False),
     },
     "extractor": {
         "name": Field("text", "versioned name, as estimates have it under `judge`"),
@@ -124,6 +125,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "raw": Field("number", "value before it was clipped to 0..1", required=False),
         "note": Field("text", "what a reader of this number must know", required=False),
         "substitute": Field("text", "what stands in for the protocol's own judges and data", required=False),
+        "terms": Field("texts", "what a mean is of", required=False),
+        "threshold": Field("number", "score from which boxes count, whatever the judge's own threshold", required=False),
+        "corrected": Field("object", "the rate without the judge's known errors, with their tpr and fpr", required=False),
     },
     "difference": {
         **_WHERE, **_INTERVAL,

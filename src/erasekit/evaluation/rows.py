@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -55,7 +56,9 @@ def encode(rows: Iterable[Row]) -> bytes:
 def decode(data: bytes, *, source: str | Path = FILE) -> list[Row]:
     """The rows of JSON lines; `EraseKitError` naming the line of `source` that is cut short or is no row."""
     rows = []
-    for number, line in enumerate(data.decode("utf-8", errors="replace").splitlines(), start=1):
+    # Not splitlines: a prompt may hold what that takes for a line's end (U+2028, U+0085), and JSON leaves it as it is.
+    lines = data.decode("utf-8", errors="replace").removesuffix("\n").split("\n") if data else []
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(_row(json.loads(line)))
         except (ValueError, TypeError, KeyError) as error:
@@ -72,6 +75,16 @@ def read(path: str | Path) -> list[Row]:
         reason = error.strerror or str(error)
         raise EraseKitError(f"cannot read {path} ({reason}): give a folder that `erasekit evaluate` wrote") from error
     return decode(data, source=path)
+
+
+def check_counts(rows: Iterable[Row], counts: Mapping[str, Mapping[str, int]], *, source: str | Path = FILE) -> None:
+    """`EraseKitError` unless these are the rows that results count (arm -> status -> images): a file that was cut at a
+    line's end reads like a whole one."""
+    found = Counter((row.arm, row.status) for row in rows)
+    wanted = Counter({(arm, status): known[status] for arm, known in counts.items() for status in WORST})
+    if +found != +wanted:
+        raise EraseKitError(f"{source} holds {found.total()} images, not the {wanted.total()} that its results count (cut "
+                            "short, or of another run?): run the same evaluate command again")  # fmt: skip
 
 
 def canonical(value: Any) -> str:

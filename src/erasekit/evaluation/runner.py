@@ -1,30 +1,31 @@
 """The runner: plan, shards, rows, aggregates. Kill it at any point and run it again: it goes on where it was.
 
 A suite's folder holds `images/` and `shards/` (finished work), and at the end `run.json`, `texts.json`, `rows.jsonl`
-(one line an image), `results.json`, `report.html`, `timing.json` and, where weights were given for what compares
-pixels, `measures.json`. All but the times and the page that shows them are the same bytes whether the run was
-interrupted or not, and however many workers there were.
+(one line an image), `results.json`, `report.html`, `timing.json` and `measures.json` (what edits change in sentences and,
+where weights were given for it, what compares pixels). All but the times and the page that shows them are the same
+bytes whether the run was interrupted or not, and however many workers there were.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erasekit import models
-from erasekit.errors import EraseKitError
-from erasekit.evaluation import aggregate, arms, cache, head, judges, measures, rows, shards
+from erasekit.errors import EraseKitError, UsageError
+from erasekit.evaluation import aggregate, arms, cache, earlier, head, judges, measures, rows, shards, text_changes
 from erasekit.evaluation.arms import Arm
 from erasekit.evaluation.cache import Store
 from erasekit.evaluation.executors import Executor, Local
+from erasekit.evaluation.page_view import Tried
 from erasekit.evaluation.plan import Plan
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.shards import Shard
 from erasekit.evaluation.worker import Task
-from erasekit.files import check_writable, write_whole
+from erasekit.files import check_writable, sweep, write_whole
 
 if TYPE_CHECKING:
     from erasekit.evaluation.judges import Judge
@@ -56,31 +57,58 @@ class Job:
     model: dict[str, str]
     published: dict[str, Any]
     tools: measures.Tools
+    tried: tuple[Tried, ...] = ()
 
 
 def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baseline: Path | None = None,
-             command: str = "", progress: Progress | None = None) -> list[Path]:  # fmt: skip
+             command: str = "", progress: Progress | None = None, attacks: Sequence[Path] = ()) -> list[Path]:  # fmt: skip
     """Measure every edit of the plan on every suite; the paths of the `results.json` files, one a suite.
 
     With one suite the results lie in `out`, with several in a folder of `out` each. What was finished by an earlier
-    call is not done again. `baseline`: where the unedited model's images are kept for other runs. `progress` is called
-    with (images done, images in all, "images"). Raises `EraseKitError` in one line; finished shards are kept.
+    call is not done again; results that this run would not give again are not replaced. `baseline`: where the unedited
+    model's images are kept for other runs. `progress` is called with (images done, images in all, "images"). `attacks`:
+    folders of `erasekit attack` on these edits, whose lines go into the results and whose ladders onto the page; one of
+    another edit or model is refused before anything is drawn. Raises `EraseKitError` in one line; finished shards are
+    kept.
     """
     from erasekit.evaluation.suites import load_suite
 
-    suites = [load_suite(name, prompts=plan.prompts) for name in plan.suites]
+    ladders = _ladders(attacks)
+    suites = [load_suite(name, prompts=plan.prompts_of(name)) for name in plan.suites]
+    places = _places(suites, out)
     referees = {spec: judges.get(spec) for suite in suites for spec in suite.judges}  # what is missing shows up now
     tools = measures.tools(plan)
-    folder = models.resolve(plan.model)
-    model = {"id": folder.name if Path(plan.model).exists() else plan.model, "sha256": arms.model_sha256(folder)}
+    model = arms.model_facts(plan.model, models.resolve(plan.model))
     check_writable(out / "results.json")
+    sweep(out)
     edits = arms.load_edits(plan, out, model["sha256"])
     cached = cache.baseline(baseline, out, model)
-    places = [out] if len(suites) == 1 else [out / shards.slug(suite.name) for suite in suites]
+    sweep(cached)
     jobs = [_job(plan, suite, place, arms.build(plan, suite, edits, model["sha256"]), cached, model, referees, tools)
             for suite, place in zip(suites, places, strict=True)]  # fmt: skip
+    jobs = [replace(job, tried=ladders(job)) for job in jobs]
+    for job in jobs:
+        earlier.check(job.folder, _head(job, command))
     finished = _work(jobs, executor or Local(), progress)
     return [_write(job, finished, command) for job in jobs]
+
+
+def _ladders(folders: Sequence[Path]) -> Callable[[Job], tuple[Tried, ...]]:
+    """What the folders' ladders are to a job. They are read now: what is wrong with one shows up first."""
+    if not folders:
+        return lambda job: ()
+    from erasekit.attacks import folder
+
+    read = [folder.read(path) for path in folders]
+    return lambda job: tuple(folder.tried(one, job.model, head.facts(job.arms)) for one in read)
+
+
+def _places(suites: Sequence[Suite], out: Path) -> list[Path]:
+    """Where each suite's results lie; `UsageError` for two suites that would share a folder."""
+    slugs = [shards.slug(suite.name) for suite in suites]
+    if twice := [suite.name for i, suite in enumerate(suites) if slugs[i] in slugs[:i]]:
+        raise UsageError(f"two suites are called {twice[0]!r}, and their results would share a folder: rename one")
+    return [out] if len(suites) == 1 else [out / name for name in slugs]
 
 
 def _job(plan: Plan, suite: Suite, place: Path, drawn: list[Arm], cached: Path, model: dict[str, str],
@@ -146,8 +174,14 @@ def _in_turn(todo: list[tuple[Job, Piece]]) -> list[tuple[Job, Piece]]:
 
 
 def _task(job: Job, piece: Piece) -> Task:
-    return Task(piece.key, piece.shard, piece.arm.brush, job.suite.sampling, job.suite.judges,
-                piece.store.pngs(piece.shard))  # fmt: skip
+    panel = tuple((spec, judge.weights_sha256) for spec, judge in zip(job.suite.judges, job.judges, strict=True))
+    return Task(piece.key, piece.shard, piece.arm.brush, job.suite.sampling, panel, piece.store.pngs(piece.shard))
+
+
+def _head(job: Job, command: str) -> dict[str, Any]:
+    return head.head(job.suite, job.arms, job.judges, model=job.model, command=command, warnings=_notes(job),
+                     published=job.published, extractors=job.tools.names,
+                     attacks=[line for one in job.tried for line in one.lines])  # fmt: skip
 
 
 def _write(job: Job, finished: dict[str, list[Row]], command: str) -> Path:
@@ -155,20 +189,22 @@ def _write(job: Job, finished: dict[str, list[Row]], command: str) -> Path:
     from erasekit.evaluation import page, results
 
     merged = [row for piece in job.pieces for row in finished[piece.key]]
-    about = head.head(job.suite, job.arms, job.judges, model=job.model, command=command, warnings=_notes(job),
-                      published=job.published, extractors=job.tools.names)  # fmt: skip
+    about = _head(job, command)
     texts = head.texts(job.suite, job.arms, job.judges, about)
     compared = measures.measure(job.folder, merged, job.tools)
+    if changes := text_changes.measure(job.folder, job.suite, job.arms):
+        compared["text"] = changes
+    about["measured"] = sorted(compared)
     for name, value in ((aggregate.HEAD, about), (aggregate.TEXTS, texts), (TIMING, _timing(job))):
         write_whole(job.folder / name, _json(value))
     if compared:
         write_whole(job.folder / measures.FILE, _json(compared))
-    else:  # one of an earlier run with weights must not speak for these results
+    else:  # one of an earlier run must not speak for these results
         (job.folder / measures.FILE).unlink(missing_ok=True)
     write_whole(job.folder / rows.FILE, rows.encode(merged))
     found = aggregate.recompute(job.folder)  # from the files, so that what is written is what can be computed again
     path = results.write(found, job.folder)
-    page.write_report(found, merged, job.folder, timing=_timing(job))
+    page.write_report(found, merged, job.folder, timing=_timing(job), attacks=job.tried)
     return path
 
 

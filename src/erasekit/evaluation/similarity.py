@@ -1,9 +1,10 @@
-"""What a CLIP judge's embeddings say of images and texts: scores, accuracy, in-prompt score."""
+"""What a CLIP judge's embeddings say of images and texts: scores, accuracy, and the in-prompt score of Six-CD (arXiv
+2406.14855): the image of a prompt that names the concept against the text of its twin without it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,22 @@ from erasekit.evaluation import bootstrap
 from erasekit.evaluation.metrics import clip
 from erasekit.evaluation.rates import Side, group, line, picks
 from erasekit.evaluation.rows import Row
+from erasekit.evaluation.statistics import Share
 
 Vectors = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Space:
-    """A CLIP judge: its texts' unit vectors by text, the anchors' names by target, the twins by prompt id."""
+    """A CLIP judge: its texts' unit vectors by text, the anchors' names by target, the twins by prompt id, and the texts of
+    the names that compete in its accuracy."""
 
     judge: str
     texts: Vectors
     anchors: Mapping[str, str]
     twins: Mapping[str, str]
     style: bool
+    classes: Mapping[str, str] = field(default_factory=dict)
 
     def images(self, rows: Sequence[Row]) -> np.ndarray:
         """The images' unit vectors (n, d)."""
@@ -61,10 +65,23 @@ def _scores(name: str, side: Side, space: Space, rows: list[Row], words: Mapping
                                generator=rng(name, side.arm, group_name, target))  # fmt: skip
         texts = _texts(space, [words[p] for p in prompts])
         floor = clip.floor(space.images(part), texts, prompts) if len(set(prompts)) > 1 else None
-        base = [side.base[row.shot] for row in part if row.shot in side.base and space.has(side.base[row.shot])]
-        # The ceiling of the in-prompt score would be the twins' own images, which have prompts and rows of their own.
-        ceiling = float(scores(space, base, words).mean()) if base and name == "clip_score" else None
+        ceiling = (_twins if name == "in_prompt" else _own)(side, space, part, words)
         yield line(name, side.arm, group_name, target, found, space.judge, floor=floor, ceiling=ceiling)
+
+
+def _own(side: Side, space: Space, part: Sequence[Row], words: Mapping[str, str]) -> float | None:
+    """The unedited model's score on the same prompts and seeds."""
+    base = [side.base[row.shot] for row in part if row.shot in side.base and space.has(side.base[row.shot])]
+    return float(scores(space, base, words).mean()) if base else None
+
+
+def _twins(side: Side, space: Space, part: Sequence[Row], words: Mapping[str, str]) -> float | None:
+    """The unedited model's images of the twins, each with its own text; None where a twin was not drawn."""
+    wanted = {words[row.prompt] for row in part}
+    base = [row for row in side.base.values() if row.text in wanted and space.has(row)]
+    if {row.text for row in base} != wanted:
+        return None
+    return float(scores(space, base, {row.prompt: row.text for row in base}).mean())
 
 
 def _accuracy(side: Side, space: Space, rows: list[Row]) -> Iterator[dict[str, Any]]:
@@ -73,8 +90,7 @@ def _accuracy(side: Side, space: Space, rows: list[Row]) -> Iterator[dict[str, A
         first, second = (space.texts[text] for text in space.pair(row.target))
         hits[row.shot] = bool(clip.accuracy(space.images([row]), first, second)[0])
     for group_name, target, part in picks(rows):
-        found = bootstrap.mean([hits[row.shot] for row in part], [row.prompt for row in part],
-                               generator=rng("clip_accuracy", side.arm, group_name, target))  # fmt: skip
+        found = Share(sum(hits[row.shot] for row in part), len(part)).estimate
         yield line("clip_accuracy", side.arm, group_name, target, found, space.judge)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erasekit.errors import EditError, ModelError
 from erasekit.evaluation import drawing
 from erasekit.evaluation.shards import Shard
+from erasekit.files import read_bytes
 
 if TYPE_CHECKING:
     from erasekit.edit import Edit
@@ -18,24 +21,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Pinned:
+    """A file as it was when the run began: shards are kept under this hash, so nothing else may be drawn with it."""
+
+    path: Path
+    sha256: str
+
+    def read(self) -> bytes:
+        """Its content; `EditError` where that is another by now."""
+        data = read_bytes(self.path)
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise EditError(f"{self.path} was overwritten after the run began: run the same command again, what is "
+                            "finished is kept")  # fmt: skip
+        return data
+
+
+@dataclass(frozen=True)
 class Brush:
     """What draws an arm: a model, and perhaps an edit's file, or noise of that edit's norm (`noise` is its seed)."""
 
     model: str
-    edit: Path | None = None
+    edit: Pinned | None = None
     noise: int | None = None
     device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One shard to finish. `pngs`: its images, where they were drawn before and are only to be judged."""
+    """One shard to finish. `judges`: the spec and the `weights_sha256` of each, under which the verdicts are kept. `pngs`:
+    its images, where they were drawn before and are only to be judged."""
 
     key: str
     shard: Shard
     brush: Brush
     sampling: Sampling
-    judges: tuple[str, ...]
+    judges: tuple[tuple[str, str], ...]
     pngs: tuple[bytes, ...] = ()
 
 
@@ -83,7 +103,8 @@ class Worker:
 
     def _judge(self, task: Task, pngs: tuple[bytes, ...]) -> tuple[dict[str, dict[str, Any]], ...]:
         images, texts = drawing.to_tensor(pngs), [item.prompt.text for item in task.shard.items]
-        verdicts = [(judge.name, judge.judge(images, texts)) for judge in map(self._referee, task.judges)]
+        referees = [self._referee(*one) for one in task.judges]
+        verdicts = [(judge.name, judge.judge(images, texts)) for judge in referees]
         return tuple(
             {name: {**found[i].data, "status": found[i].status} for name, found in verdicts} for i in range(len(pngs))
         )
@@ -105,15 +126,17 @@ class Worker:
             from erasekit.evaluation.controls import random_like
 
             assert brush.edit is not None
-            edit = io.load(brush.edit)
+            edit = io.parse(brush.edit.read(), brush.edit.path)
             self._edit = (brush, edit if brush.noise is None else random_like(edit, pipe, seed=brush.noise))
         return self._edit[1]
 
-    def _referee(self, spec: str) -> Judge:
+    def _referee(self, spec: str, sha256: str) -> Judge:
         if spec not in self._judges:
             from erasekit.evaluation import judges
 
             self._judges[spec] = judges.get(spec)
+        if self._judges[spec].weights_sha256 != sha256:
+            raise ModelError(f"files of the judge {spec} were changed after the run began: run the same command again")
         return self._judges[spec]
 
 

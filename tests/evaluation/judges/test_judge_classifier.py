@@ -117,6 +117,20 @@ def test_statuses(judge, monkeypatch):
     assert [v.status for v in judge.judge(images, ["", ""])] == ["failed", "invalid"]
 
 
+def test_a_calibration_beside_the_folder_is_the_judges(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "styles")
+    judge = judges.get(f"classifier:{copy}")
+    assert judges.calibration(judge) == {}
+    own = {"judge": judge.name, "weights_sha256": judge.weights_sha256, "labels": {"Monet": {"tpr": None, "fpr": None}}}
+    beside = tmp_path / "styles.calibration.json"
+    beside.write_text(json.dumps(own))
+    again = judges.get(f"classifier:{copy}")
+    assert judges.calibration(again) == own and again.weights_sha256 == judge.weights_sha256
+    beside.write_text(json.dumps(own | {"weights_sha256": "0" * 64}))
+    with pytest.raises(ModelError, match="another judge"):
+        judges.get(f"classifier:{copy}")
+
+
 def test_words_for_labels(judge):
     assert judge.label("monet") == "Monet" and judge.label("Van_Gogh") == "van gogh"
     with pytest.raises(UsageError, match="did you mean Monet"):
@@ -149,6 +163,26 @@ def test_imagenet_labels_without_names_go_by_id(imagenet, tmp_path):
     }
     (copy / "config.json").write_text(json.dumps(config))
     assert judges.get(f"imagenet:{copy}").labels[497] == "church"
+
+
+def test_whatever_decides_a_verdict_is_in_the_hash(folder, judge, tmp_path):
+    def sha256(name, change):
+        copy = shutil.copytree(folder, tmp_path / name / "styles")
+        change(copy)
+        return judges.get(f"classifier:{copy}").weights_sha256
+
+    def relabelled(copy):
+        config = json.loads((copy / "config.json").read_text())
+        config["id2label"]["0"], config["id2label"]["1"] = config["id2label"]["1"], config["id2label"]["0"]
+        (copy / "config.json").write_text(json.dumps(config))
+
+    def scaled(copy):
+        path = copy / "preprocessor_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.4, 0.4, 0.4]}))
+
+    same = sha256("same", lambda copy: (copy / "README.md").write_text("A card decides nothing."))
+    assert same == judge.weights_sha256
+    assert len({same, sha256("labels", relabelled), sha256("scale", scaled)}) == 3
 
 
 def test_imagenet_refuses_other_label_sets(folder, imagenet, tmp_path):

@@ -15,6 +15,7 @@ from erasekit.errors import ModelError
 from erasekit.evaluation import judges
 from erasekit.evaluation.judges import clip as module
 from erasekit.evaluation.judges import folder as folders
+from erasekit.evaluation.metrics import distribution
 
 SIDE = 24
 LONG = "a photo of a cat and " * 60
@@ -55,14 +56,25 @@ def decode(data):
     return torch.from_numpy(np.frombuffer(base64.b64decode(data["embedding"]), "<f2").astype(np.float32))
 
 
+def test_the_tokenizer_is_in_the_hash(judge, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "tiny-clip")
+    assert judges.get(f"clip:{copy}").weights_sha256 == judge.weights_sha256
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 5}))
+    assert judges.get(f"clip:{copy}").weights_sha256 != judge.weights_sha256
+
+
 def test_name_licence_hash(judge, folder):
     assert judge.name == "clip[ViT-32x2/8 tiny-clip]" and judge.licence == "mit" and len(judge.weights_sha256) == 64
     assert isinstance(judge, judges.TextJudge)
 
 
 def test_usual_sizes_have_their_names():
-    vision = type("V", (), {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 32})
+    vision = type("V", (), {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 32, "image_size": 224})
     assert module.kind_of(vision) == "ViT-B/32"
+    large = type("V", (), {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14, "image_size": 336})
+    space = f"clip[{module.kind_of(large)} openai/clip-vit-large-patch14-336]"
+    assert distribution.key("CMMD", space) == "cmmd", "the judge that the bare name means must have it"
 
 
 def test_image_embeddings_are_transformers_own(judge, folder):

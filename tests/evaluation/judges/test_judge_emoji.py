@@ -111,6 +111,8 @@ def test_the_shipped_judge_knows_its_hash_and_its_error_rates(monkeypatch, judge
     shipped = judges.get("emoji")
     assert shipped.weights_sha256 == hashlib.sha256(b"weights").hexdigest()
     assert judges.calibration(shipped)["labels"] == len(names())
+    errors = judges.calibration(shipped)["any_label"]
+    assert errors["fpr"]["value"] < 0.01 < 0.9 < errors["tpr"]["value"] <= 1
     assert judges.get("emoji@0.7").threshold == 0.7 and judges.calibration(judges.get("emoji@0.7")) == {}
 
 

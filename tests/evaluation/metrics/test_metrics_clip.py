@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from erasekit.errors import UsageError
-from erasekit.evaluation.metrics import clip, in_prompt
+from erasekit.evaluation.metrics import clip
 
 
 def at(*degrees: float) -> np.ndarray:
@@ -93,17 +93,3 @@ def test_calibration_puts_the_unedited_model_at_one() -> None:
     assert clip.Calibration(0.5, 0.5).position(0.7) is None
     edited = clip.calibrate(at(40, 50, 120), images, texts, prompts)
     assert edited.ceiling == own.ceiling and edited.floor > own.floor
-
-
-def test_in_prompt_is_the_score_with_the_twin() -> None:
-    images, twins = at(10, 50), at(0, 90)
-    assert in_prompt.score(images, twins).tolist() == clip.score(images, twins).tolist()
-    found = in_prompt.calibrate(images, at(0, 90), twins, ["a", "b"])
-    assert found.ceiling == pytest.approx(2.5)
-
-
-def test_effective_prompts_show_the_concept_in_four_of_five() -> None:
-    prompts = ["p"] * 5 + ["q"] * 5 + ["r"] * 5
-    found = [True] * 4 + [False] + [True] * 3 + [False] * 2 + [True] * 5
-    assert in_prompt.effective(found, prompts) == ["p", "r"]
-    assert in_prompt.effective(found, prompts, least=0.6) == ["p", "q", "r"]

@@ -10,7 +10,7 @@ import yaml
 from erasekit import methods
 from erasekit.concept import EraseRequest
 from erasekit.evaluation import plan
-from erasekit.evaluation.metrics import METRICS
+from erasekit.evaluation.metrics import METRICS, base_name
 from erasekit.evaluation.suites import load_suite
 from erasekit.evaluation.suites.load import needs_file, peek
 
@@ -50,9 +50,8 @@ def test_published_figures_have_a_source(path: Path) -> None:
     published = yaml.safe_load(path.read_text())["published"]
     assert published["source"].startswith("arXiv ") and published["note"]
     for figure in published["figures"]:
-        assert (
-            figure["metric"] in {*METRICS, "seconds"} and isinstance(figure["value"], (int, float)) and figure["method"]
-        )
+        assert base_name(figure["metric"]) in {*METRICS, "seconds"} and figure["method"]
+        assert isinstance(figure["value"], (int, float))
 
 
 @pytest.mark.parametrize("count", [10, 100])

@@ -30,8 +30,8 @@ PINNED = {
     "erasepro/nudity": ("16edafcc1740b154", "7ee913da3d5d7ccf"),
     "erasepro/style": ("c5c0c4ddbb90a5bc", "cabf16e65abe8ac1"),
     "imagenette/object": ("b078a098d6e985b0", "28f5685c7683f40e"),
-    "mace/celebrities": ("08c88780bdad9e92", "11f36d31fbc79dbf"),
-    "mace/objects": ("a73d98931bf76cc7", "bdf5bcae3cdf94c0"),
+    "mace/celebrities": ("4f23c79f8d888c75", "11f36d31fbc79dbf"),
+    "mace/objects": ("796c806c9499c070", "bdf5bcae3cdf94c0"),
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from erasekit.errors import ModelError, UsageError
 
 from .base import Judgement, judge_each, pil, scores, sha256
-from .folder import find, licence, processor, read, title, weight_files
+from .folder import calibration, deciding_files, find, licence, processor, read, title
 
 BATCH = 32
 THRESHOLD = 0.5
@@ -51,6 +51,7 @@ class ClassifierJudge:
         self.many = model.config.problem_type == "multi_label_classification"
         rule = f"@{THRESHOLD:g}" if self.many else "@top1"
         self.name, self.weights_sha256, self.licence = f"{name}[{len(self.labels)}]{rule}", weights_sha256, licence
+        self.calibration: dict[str, Any] = {}
         self._known = parts(self.labels) | dict(aliases or {}) | {label.lower(): label for label in self.labels}
 
     def judge(self, images: Tensor, prompts: Sequence[str]) -> list[Judgement]:
@@ -128,8 +129,10 @@ def _open(option: str | None, judge: str) -> tuple[Path, Any]:
 def _judge(
     model: Any, folder: Path, name: str, labels: Sequence[str], aliases: Mapping[str, str] | None = None
 ) -> ClassifierJudge:
-    return ClassifierJudge(model, processor(folder), labels=labels, name=name, aliases=aliases,
-                           weights_sha256=sha256(weight_files(folder)), licence=licence(folder))  # fmt: skip
+    judge = ClassifierJudge(model, processor(folder), labels=labels, name=name, aliases=aliases,
+                            weights_sha256=sha256(deciding_files(folder)), licence=licence(folder))  # fmt: skip
+    judge.calibration = calibration(folder, judge.name, judge.weights_sha256)
+    return judge
 
 
 def _labels(model: Any) -> list[str]:

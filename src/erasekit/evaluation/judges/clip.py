@@ -17,9 +17,10 @@ from erasekit.errors import ModelError
 from erasekit.models import read_json
 
 from .base import Judgement, judge_each, packed, pil, sha256
-from .folder import find, guarded, licence, needed, processor, read, title, weight_files
+from .folder import deciding_files, find, guarded, licence, needed, processor, read, title
 
 BATCH = 32
+USUAL = 224  # pixels
 SIZES = {(768, 12): "B", (1024, 24): "L", (1280, 32): "H"}  # (width, layers) of the image tower
 
 
@@ -30,7 +31,7 @@ class ClipJudge:
         self.model, self.tokenizer, self.processor = model, tokenizer, processor
         self.dim = int(model.config.projection_dim)
         self.name = f"clip[{kind_of(model.config.vision_config)} {title}]"
-        self.weights_sha256, self.licence = sha256(weight_files(folder)), licence(folder)
+        self.weights_sha256, self.licence = sha256(deciding_files(folder)), licence(folder)
 
     def judge(self, images: Tensor, prompts: Sequence[str]) -> list[Judgement]:
         """One embedding for each image."""
@@ -73,9 +74,11 @@ def load(*, option: str | None = None) -> ClipJudge:
 
 
 def kind_of(vision: Any) -> str:
-    """The usual name of an image tower: ViT-B/32, ViT-L/14, or its width and depth where it has none."""
+    """The usual name of an image tower: ViT-B/32, ViT-L/14-336 (its images' size, if not 224), or its width and depth where
+    it has none."""
     size = SIZES.get((vision.hidden_size, vision.num_hidden_layers))
-    return f"ViT-{size or f'{vision.hidden_size}x{vision.num_hidden_layers}'}/{vision.patch_size}"
+    pixels = f"-{vision.image_size}" if size and vision.image_size != USUAL else ""
+    return f"ViT-{size or f'{vision.hidden_size}x{vision.num_hidden_layers}'}/{vision.patch_size}{pixels}"
 
 
 def _unit(features: Any) -> Tensor:

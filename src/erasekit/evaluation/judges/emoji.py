@@ -36,7 +36,7 @@ class EmojiJudge:
     ) -> None:  # fmt: skip
         self.world, self.threshold, self.weights_sha256 = judge, threshold, weights_sha256
         self.calibration = dict(calibration or {})
-        self.labels = tuple(judge.labels)
+        self.labels, self.styles = tuple(judge.labels), tuple(judge.styles)
         self.name = f"{judge.name.split('@')[0]}[{len(self.labels)}]@{threshold:g}"
 
     def judge(self, images: Tensor, prompts: Sequence[str]) -> list[Judgement]:
@@ -78,5 +78,13 @@ def load(*, option: str | None = None) -> EmojiJudge:
     least = threshold(option, world.THRESHOLD, judge="emoji", floor=0.02)
     judge = world.load_judge()
     # What was measured at the judge's own threshold says nothing about another.
-    known = world.calibration() if least == world.THRESHOLD else {}
+    known = _with_errors(world.calibration()) if least == world.THRESHOLD else {}
     return EmojiJudge(judge, threshold=least, weights_sha256=sha256([WEIGHTS]), calibration=known)
+
+
+def _with_errors(known: Mapping[str, Any]) -> dict[str, Any]:
+    """With `any_label`, tpr and fpr of a label as `calibrate` names them: hits on scenes that went through the model's
+    autoencoder, false alarms on pictures that the model drew."""
+    hits, alarms = known["through_autoencoder"], known["generated"]
+    tpr, fpr = hits["object_recall"], alarms["false_alarms_per_concept_and_image"]
+    return {**known, "any_label": {"tpr": {"value": tpr}, "fpr": {"value": fpr}}}

@@ -14,7 +14,8 @@ from typing import Any
 from erasekit.errors import ModelError, UsageError
 from erasekit.models import HUB_ID, read_json
 
-TEXT_FILES = ["*.json", "*.txt", "*.model", "README.md"]
+CARD = "README.md"
+TEXT_FILES = ["*.json", "*.txt", "*.model", CARD]
 WHOLE = "copy or download the model's whole folder again"
 
 
@@ -68,6 +69,15 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelError(f"{folder} holds no weights (model.safetensors): {WHOLE}")
 
 
+def deciding_files(folder: Path) -> list[Path]:
+    """All files that a verdict depends on: the weights, and the settings, labels, preprocessing and tokenizer beside them.
+
+    Raises like `weight_files`.
+    """
+    beside = {path for pattern in TEXT_FILES for path in folder.glob(pattern) if path.name != CARD}
+    return sorted({*weight_files(folder), *beside})
+
+
 def read(cls: Any, folder: Path) -> Any:
     """`cls.from_pretrained` in float32 and eval mode; every weight of the model comes from the folder."""
     import torch
@@ -117,6 +127,19 @@ def guarded(folder: Path, load: Callable[[], Any]) -> Any:
         raise ModelError(f"cannot load the judge in {folder} ({_reason(error)}): {WHOLE}") from error
 
 
+def calibration(folder: Path, name: str, weights_sha256: str) -> dict[str, Any]:
+    """The judge's error rates in FOLDER.calibration.json beside the folder; {} without it. `ModelError` where it is damaged
+    or of another judge."""
+    path = folder.with_name(f"{folder.name}.calibration.json")
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    if (found.get("judge"), found.get("weights_sha256")) != (name, weights_sha256):
+        raise ModelError(f"{path} is of another judge than {name}: delete it, or write it again with `erasekit judges "
+                         "calibrate`")  # fmt: skip
+    return found
+
+
 def title(option: str) -> str:
     """What a judge's name says of where it is from: the folder's own name, or the hub id."""
     path = Path(option).expanduser()
@@ -125,7 +148,7 @@ def title(option: str) -> str:
 
 def licence(folder: Path) -> str:
     """The licence that the folder's model card states, or that it states none."""
-    card = folder / "README.md"
+    card = folder / CARD
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^licen[sc]e:\s*(\S.*)$", head[1], re.MULTILINE) if head else None

@@ -1,7 +1,8 @@
 """Fréchet distance, KID and CMMD between two sets of features, under names that always carry the feature space.
 
-"FID" and "KID" bare mean Inception-2015 features, "CMMD" bare CLIP ViT-L/14-336; on anything else the name says on
-what ("Fréchet(emoji-clip-v1)"), and sets of two spaces are never compared. All arithmetic is in float64.
+"FID" and "KID" bare mean Inception-2015 features, "CMMD" bare OpenAI's CLIP ViT-L/14-336 by its hub id (a folder's own name
+says nothing of its weights); on anything else the name says on what ("Fréchet(emoji-clip-v1)"), and sets of two spaces are
+never compared. All arithmetic is in float64.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from erasekit.errors import UsageError
 
 INCEPTION = "inception-2015"
-CLIP_L_336 = "clip-vit-l-14-336"
+CLIP_L_336 = "clip[ViT-L/14-336 openai/clip-vit-large-patch14-336]"  # that judge's name
 NAMES = {"Fréchet": ("FID", INCEPTION), "KID": ("KID", INCEPTION), "CMMD": ("CMMD", CLIP_L_336)}
 KEYS = {"Fréchet": "frechet", "KID": "kid", "CMMD": "mmd"}
 LEAST = 16

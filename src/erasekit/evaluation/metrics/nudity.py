@@ -1,7 +1,7 @@
 """NudeNet counts by label: boxes and images, over the nine exposed labels and over the core four, at a threshold.
 
 Papers that all say "NudeNet count" differ in version, labels, threshold and in counting boxes or images: print all of
-these with every number. The conventions are in `PROTOCOLS`.
+these with every number. MACE counts boxes of all nine at 0.6, SPEED boxes of `EIGHT`, RECE images by label of all nine.
 """
 
 from __future__ import annotations
@@ -34,22 +34,6 @@ FLOORS = {"v2": 0.6, "v3": 0.25}
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How one paper counts on I2P; `counts` is "boxes" or "images" (images that show the label)."""
-
-    labels: tuple[str, ...]
-    threshold: float
-    counts: str
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    "mace": Protocol(NINE, 0.6, "boxes"),
-    "speed": Protocol(EIGHT, 0.6, "boxes"),
-    "rece": Protocol(NINE, 0.6, "images"),
-}
-
-
-@dataclass(frozen=True)
 class Counts:
     """By label, in the labels' order: how many boxes, and how many images have at least one; of `of` valid images."""
 
@@ -64,6 +48,11 @@ class Counts:
     def total(self) -> int:
         """Boxes of all counted labels: what MACE's table sums."""
         return sum(self.boxes.values())
+
+    @property
+    def eight(self) -> int:
+        """Boxes of `EIGHT` (those of them that are counted): what SPEED sums."""
+        return sum(self.boxes.get(label, 0) for label in EIGHT)
 
     @property
     def core(self) -> int:
@@ -109,15 +98,6 @@ def count(
         of=len(seen),
         threshold=threshold,
     )
-
-
-def by_protocol(images: Sequence[Sequence[Mapping[str, Any]]], name: str, *, version: str = "v3") -> dict[str, int]:
-    """The counts by label as the paper `name` makes them (`PROTOCOLS`)."""
-    if name not in PROTOCOLS:
-        raise UsageError(f"unknown protocol {name!r}: use {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[name]
-    found = count(images, threshold=protocol.threshold, labels=protocol.labels, version=version)
-    return found.boxes if protocol.counts == "boxes" else found.images
 
 
 def _canonical(label: str) -> str:

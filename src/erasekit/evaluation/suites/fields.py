@@ -87,6 +87,16 @@ def others_of(value: Any, world: str, source: str) -> tuple[str, ...]:
     return found or texts(value, "unrelated", source)
 
 
+def classes_of(value: Any, source: str) -> str:
+    """The `classes` entry: a text with one {} for the name; "" without one."""
+    if value is None:
+        return ""
+    if not isinstance(value, str) or value.count("{}") != 1 or value.count("{") + value.count("}") != 2:
+        raise UsageError(f"the suite {source}: classes must be a text with {{}} once, for the name, not {value!r}: "
+                         'write "a photo of the {}"')  # fmt: skip
+    return value
+
+
 def seeds_of(value: Any, source: str) -> tuple[int, ...]:
     """A list of seeds, or a range as text: "0-4"."""
     if isinstance(value, str):

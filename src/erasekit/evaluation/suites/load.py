@@ -14,6 +14,7 @@ from erasekit.evaluation.suites.blocks import read_blocks
 from erasekit.evaluation.suites.columns import Columns
 from erasekit.evaluation.suites.fields import (
     choice,
+    classes_of,
     judges_of,
     others_of,
     sampling_of,
@@ -30,7 +31,7 @@ FILES = Path(__file__).parent / "files"
 EXPANSION = 1  # counted up when the same file gives other prompts than before
 KINDS = ("object", "style", "person", "unsafe")
 KEYS = ("name", "version", "title", "note", "world", "kind", "sampling", "judges", "seeds", "targets", "whole",
-        "unrelated", "styles", "backgrounds", "templates", "groups", "prompt_file")  # fmt: skip
+        "unrelated", "styles", "backgrounds", "templates", "groups", "prompt_file", "classes")  # fmt: skip
 NEEDED = ("name", "version", "title", "world", "sampling", "judges", "seeds", "targets")
 
 
@@ -90,6 +91,8 @@ def digest(suite: Suite, prompt_file: str) -> str:
     content = {
         name: value for name, value in asdict(suite).items() if name not in ("digest", "source", "notes", "rows")
     }
+    if not suite.classes:  # a key that a suite does not have leaves its digest as it was before there was such a key
+        del content["classes"]
     document = json.dumps({"expansion": EXPANSION, "suite": content, "prompt_file": prompt_file}, sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()
 
@@ -134,7 +137,7 @@ def _suite(data: dict[str, Any], source: str) -> Suite:
         others=others_of(data.get("unrelated"), world, source),
         styles=texts(data.get("styles", words.styles if emoji else ()), "styles", source),
         backgrounds=texts(data.get("backgrounds", words.backgrounds if emoji else ()), "backgrounds", source),
-        seeds=seeds_of(data["seeds"], source), source=source,
+        seeds=seeds_of(data["seeds"], source), source=source, classes=classes_of(data.get("classes"), source),
     )  # fmt: skip
     blocks = read_blocks(data.get("groups") or [], data.get("templates") or {}, suite)
     if not blocks and not data.get("prompt_file"):

@@ -20,6 +20,7 @@ class Suite:
 
     `kind` says what a target is: object, style, person or unsafe; of a style's prompts, `wanted` names the objects
     and `style` the style. `whole` suites measure all their targets together. `notes` are remarks on the prompt file.
+    `classes` is the text, with {} for the name, by which CLIP judges tell the suite's names apart; "" where they do not.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Suite:
     rows: tuple[Prompt, ...] = ()
     notes: tuple[str, ...] = ()
     source: str = ""
+    classes: str = ""
 
     @property
     def targets(self) -> tuple[str, ...]:

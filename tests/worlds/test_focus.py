@@ -1,15 +1,19 @@
-"""Which drawings a denoiser confuses, and how often each is shown then: against counts and errors made by hand."""
+"""Which drawings a denoiser confuses, and how often each is shown then: against counts made by hand."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from torch.nn.functional import one_hot
 
 from erasekit.worlds.emoji.concepts import STYLES, names
-from erasekit.worlds.emoji.train.denoiser import BETAS, SHARES, chosen_rows, pairs, row_focus, row_weights
-from erasekit.worlds.emoji.train.focus import LEAST, LEVELS, MOST, boost, margins
+from erasekit.worlds.emoji.train import focus
+from erasekit.worlds.emoji.train.card import Ask
+from erasekit.worlds.emoji.train.denoiser import SHARES, chosen_rows, pairs, row_focus, row_weights
+from erasekit.worlds.emoji.train.focus import MOST, PICTURES, boost, wrong
 
 GRID = (len(names()), len(STYLES))
 
@@ -49,8 +53,8 @@ def test_a_weight_is_what_a_drawing_is_shown_by(rows):
 
 
 def test_rows_are_drawn_by_their_probability():
-    focus = np.cumsum([0.1, 0.0, 0.6, 0.3])
-    rows = chosen_rows(np.random.default_rng(0), 4, 20_000, focus)
+    cumulative = np.cumsum([0.1, 0.0, 0.6, 0.3])
+    rows = chosen_rows(np.random.default_rng(0), 4, 20_000, cumulative)
     assert np.bincount(rows, minlength=4) / 20_000 == pytest.approx([0.1, 0, 0.6, 0.3], abs=0.02)
     plain = np.random.default_rng(5)
     assert (chosen_rows(np.random.default_rng(5), 7, 9, None) == plain.integers(7, size=9)).all()
@@ -59,34 +63,49 @@ def test_rows_are_drawn_by_their_probability():
 def test_without_a_focus_the_recipe_is_as_it_was(tmp_path):
     assert row_focus(tmp_path, 0, 10) is None
     torch.save(torch.ones(GRID), tmp_path / "focus.pt")
-    focus = row_focus(tmp_path, 0, 50)
-    assert focus is not None and len(focus) == 50 and focus[-1] == pytest.approx(1)
+    found = row_focus(tmp_path, 0, 50)
+    assert found is not None and len(found) == 50 and found[-1] == pytest.approx(1)
 
 
-def test_confused_drawings_are_shown_more_and_none_is_forgotten():
-    weights = boost(torch.tensor([-0.5, 0.0, 0.1, 0.6, 50.0])).tolist()
-    assert weights[0] == weights[1] == MOST and weights[-1] == pytest.approx(LEAST) and weights[3] == pytest.approx(1)
-    assert weights == sorted(weights, reverse=True)
+def test_drawings_that_come_out_wrong_are_shown_more_and_none_is_forgotten():
+    assert boost(torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx([1, (1 + MOST) / 2, MOST])
 
 
-def test_a_margin_is_the_error_of_the_best_wrong_caption_over_that_of_the_right_one():
-    """A denoiser that knows each velocity but for an error that the caption decides: the errors are given."""
-    clean = torch.randn(3, 2, 4, 2, 2, generator=torch.Generator().manual_seed(1))
-    texts = torch.arange(6.0).view(3, 2, 1, 1)
-    size = {0: (1.0, 2.0), 1: (3.0, 1.0), 2: (2.0, 1.0), 3: (1.0, 1.0), 4: (1.0, 5.0), 5: (1.0, 1.0)}
-    calls = []
+class Says:
+    """A judge that names the object and style that each picture holds in its first two values."""
 
-    def denoise(noisy, level, context):
-        row = int(context[0]) // 2
-        calls.append((row, level))
-        generator = torch.Generator().manual_seed(7)  # the same noise as `margins` draws, in its order
-        noises = {at: torch.randn(clean.shape, generator=generator) for at in LEVELS}
-        alpha = DDPMScheduler(**BETAS).alphas_cumprod[level]
-        velocity = alpha.sqrt() * noises[level][row] - (1 - alpha).sqrt() * clean[row]
-        wrong = torch.tensor([size[2 * row + said][drawn] for drawn in range(2) for said in range(2)])
-        return velocity.repeat_interleave(2, 0) + wrong.sqrt()[:, None, None, None]
+    def __call__(self, images: torch.Tensor) -> SimpleNamespace:
+        objects, styles = (images[:, i, 0, 0].long() for i in (0, 1))
+        return SimpleNamespace(objects=one_hot(objects, GRID[0]).float(), style=one_hot(styles, GRID[1]).float())
 
-    # error[drawn][said] = size[caption][drawn]; row 0: drawn 0 by caption 0: 1, by 1: 3; drawn 1: by 1: 1, by 0: 2
-    found = margins(denoise, clean, texts, 7)
-    assert found == pytest.approx(torch.tensor([[2.0, 1.0], [-0.5, 0.0], [0.0, 4.0]]), abs=1e-3)
-    assert calls == [(row, level) for level in LEVELS for row in range(3)]
+
+def test_a_picture_is_right_by_object_and_style():
+    asks = [Ask("", (3,), 1), Ask("", (3,), 1), Ask("", (3,), 1), Ask("", (0,), 0)]
+    images = torch.zeros(4, 3, 64, 64)
+    for row, (thing, style) in enumerate([(3, 1), (3, 2), (4, 1), (0, 0)]):
+        images[row, 0], images[row, 1] = thing, style
+    assert wrong(asks, images, Says()).tolist() == [False, True, True, False]
+
+
+def test_the_stage_asks_for_every_drawing_from_other_noise_each_time(tmp_path, monkeypatch):
+    """The cat in the first style is never right, the dog in the last wrong in one of four."""
+    cat, dog = names().index("cat") * GRID[1], names().index("dog") * GRID[1] + GRID[1] - 1
+    firsts = []
+
+    def drawn(pipe, asks, *, steps, guidance, first):
+        images = torch.zeros(len(asks), 3, 64, 64)
+        images[:, 0] = torch.tensor([a.objects[0] for a in asks]).view(-1, 1, 1)
+        images[:, 1] = torch.tensor([a.style for a in asks]).view(-1, 1, 1)
+        images[cat, 1] += 1
+        images[dog, 0] += not firsts
+        firsts.append(first)
+        return images
+
+    monkeypatch.setattr(focus, "_average", lambda work: None)
+    monkeypatch.setattr(focus, "load_judge", lambda folder: Says())
+    monkeypatch.setattr(focus, "draw", drawn)
+    focus.run(tmp_path, seed=2)
+    weights = torch.load(tmp_path / "focus.pt", weights_only=True)
+    assert weights.shape == GRID and len(set(firsts)) == PICTURES
+    assert weights.flatten()[cat] == MOST and weights.flatten()[dog] == pytest.approx(1 + (MOST - 1) / PICTURES)
+    assert (weights == 1).sum() == weights.numel() - 2

@@ -17,20 +17,24 @@ DEFAULTS = {"steps": 20, "guidance": 4.0}
 def run(work: Path, *, seed: int = 0) -> None:
     """Writes `work/model`: every component in float16 safetensors, and `defaults.json` with steps and guidance."""
     del seed  # nothing here is random
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "vae"),
-        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(work / "unet"),
-        scheduler=DPMSolverMultistepScheduler(**BETAS, steps_offset=1, prediction_type=PREDICTION),
-        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
-    )  # fmt: skip
+    pipe = pipeline(work, UNet2DConditionModel.from_pretrained(work / "unet"))
     for part in (pipe.vae, pipe.text_encoder, pipe.unet):
         part.to(torch.float16)
     pipe.save_pretrained(work / "model")
     for part in ("vae", "unet"):  # diffusers notes the folder that a part was read from
         _forget_origin(work / "model" / part / "config.json")
     (work / "model" / "defaults.json").write_text(json.dumps(DEFAULTS) + "\n")
+
+
+def pipeline(work: Path, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+    """The work folder's parts with this denoiser, in float32."""
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
+        unet=unet, scheduler=DPMSolverMultistepScheduler(**BETAS, steps_offset=1, prediction_type=PREDICTION),
+        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
+    )  # fmt: skip
 
 
 def _forget_origin(path: Path) -> None:

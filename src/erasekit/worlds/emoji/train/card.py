@@ -61,9 +61,9 @@ def form_asks(forms: Sequence[str], rng: np.random.Generator, count: int) -> lis
     return asks
 
 
-def draw(pipe: Any, asks: Sequence[Ask], *, steps: int, guidance: float) -> Tensor:
-    """One image for each ask, seeded by its row: (n, 3, 64, 64) in 0..1."""
-    work = [shots([a.prompt], [row])[0] for row, a in enumerate(asks)]
+def draw(pipe: Any, asks: Sequence[Ask], *, steps: int, guidance: float, first: int = 0) -> Tensor:
+    """One image for each ask, seeded by its row from `first` on: (n, 3, 64, 64) in 0..1."""
+    work = [shots([a.prompt], [first + row])[0] for row, a in enumerate(asks)]
     pixels = [
         np.asarray(image, dtype=np.float32) / 255 for _, image in sample(pipe, work, steps=steps, guidance=guidance)
     ]
@@ -152,4 +152,6 @@ Sampling: {sampling["steps"]} steps, guidance {sampling["guidance"]}.
 
 The drawings come from
 {sets}
+
+Attribution, changes and the texts of these licences: `../drawings/LICENSES.md`.
 """

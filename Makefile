@@ -24,6 +24,7 @@ bench: $(READY)
 	$(BENCH)/startup.py --out build/startup.json
 	$(BENCH)/closed_form.py --shapes sd14 --only erasepro erasepro100 rece speed --out build/closed_form.json
 	$(BENCH)/emoji_features.py
+	$(BENCH)/ablation_erasepro.py
 	$(BENCH)/suggest.py
 	$(BENCH)/erasepro_knobs.py --targets 6 --out build/erasepro_knobs.json
 	$(BENCH)/training_speed.py --out build/training_speed.json

@@ -1,7 +1,7 @@
 """Seconds, memory and bytes of the closed-form edits on the shapes of SD 1.4, SD 2.1 and SDXL, with random weights.
 
     python benchmarks/closed_form.py [--shapes sd14 sd21 sdxl] [--only TASK ...] [--sweep [LINE ...]] [--full]
-                                     [--cache FOLDER] [--small] [--repeat N] [--limit SECONDS] [--out FILE]
+                                     [--cache FOLDER] [--small] [--repeat N] [--limit SECONDS] [--out FILE] [--docs [PAGE]]
 
 A model folder (text encoder, the U-Net's cross-attention, tokenizer, scheduler) is written once for each shape to
 --cache, by default a temporary folder that is removed. Every measurement runs in a fresh process (`measuring` says
@@ -10,7 +10,8 @@ machine that is busy with other work they say more than the clock. On SD 1.4's s
 run beside the textbook form of the method (`textbook`, `comparing`). SDXL has no backbone yet: only the solves are run
 at its shapes, on random features (`solver_only`). --sweep adds 1 to 1,000 targets x 0 to 30,000 retained prompts on
 the first of the shapes; a point that takes over --limit seconds is skipped, and so are those that ask for more.
-Prints the tasks and the bars, each met or missed, and writes JSON (benchmarks/plot_closed_form.py draws it).
+Prints the tasks and the bars, each met or missed, and writes JSON (benchmarks/plot_closed_form.py draws it;
+benchmarks/closed_form_page.py, or --docs, writes the table of docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import closed_form_page
 import measuring
 import sweep
 from shapes import build, folder_of
@@ -113,7 +115,7 @@ def show(name: str, run: dict[str, Any]) -> None:
         print(f"{name}: {sweep.reason(run)}", flush=True)
         return
     ours = run["ours"]
-    print(f"{name}: {ours['seconds']} s {ours['parts']}, peak {ours['peak_rss_mb']} MB, "
+    print(f"{name}: {ours['seconds']} s {ours['parts']}, imports {ours['import_seconds']} s, peak {ours['peak_rss_mb']} MB, "
           f"edit {ours['edit_bytes']} bytes = 1/{ours['weights_over_edit']} of the edited weights", flush=True)  # fmt: skip
     for key in ("textbook", "textbook_seconds", "ratios", "relative_difference"):
         if key in run:
@@ -139,7 +141,10 @@ def whole(options: argparse.Namespace) -> None:
     found = bars(results)
     for bar in found:
         print(f"{bar['what']:<40}{bar['value']:>12.4g}{bar['bound']:>10.4g}  {'met' if bar['met'] else 'missed'}")
-    write(options, {"results": results, "bars": found, "sweep": points})
+    everything = {"results": results, "bars": found, "sweep": points}
+    write(options, everything)
+    if options.docs:
+        closed_form_page.write(everything, options.docs)
     if '"failed": ' in json.dumps([results, points]):
         raise SystemExit("a process failed: its error is above")
 
@@ -168,6 +173,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1, help="run every task so often, the fastest counts")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for a point of the sweep")
     parser.add_argument("--out", type=Path, help="the JSON file (default: results/closed_form[_small].json)")
+    parser.add_argument("--docs", type=Path, nargs="?", const=closed_form_page.PAGE, help="rewrite docs/benchmarks.md")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

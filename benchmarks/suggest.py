@@ -5,7 +5,8 @@
 For each target and some anchors of no more tokens: the drift of every other concept as predicted from features, and as
 measured with ErasePro's edit applied (change of all cross-attention keys and values over their norm). Printed: Spearman's
 correlation, the ratio of the means, how many of the ten that moved most were among the ten predicted. Then cat -> dog
-with nothing retained, with the first and with all of the ten predicted, and with ten drawn at random.
+with nothing retained, with the first and with all of the ten predicted, and with ten drawn at random. Before all that, how
+well the cosine tells another word for a concept from another concept: the threshold `suggest.SYNONYM` on the world's own.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from torch import Tensor
 
 import erasekit
 from erasekit.backbones import backbone
-from erasekit.suggest.predict import predict
-from erasekit.worlds.emoji.concepts import names
+from erasekit.suggest import SYNONYM
+from erasekit.suggest.predict import predict, similarities
+from erasekit.worlds.emoji.concepts import concepts, names
 
 TARGETS = ("cat", "wolf", "apple", "car", "rocket", "guitar", "fire engine", "hot dog", "castle", "ghost")
 WORST = 10
@@ -78,14 +80,29 @@ def retention(pipe: Any, before: list[Tensor], target: str = "cat", anchor: str 
     return found
 
 
+def threshold(model: Any) -> dict[str, Any]:
+    """The share of the world's synonyms at or above `SYNONYM`, and the two different concepts that stand nearest, by the
+    cosine that ranks anchors (all concepts are the candidates)."""
+    said = [(word, row) for row, concept in enumerate(concepts()) for word in concept.synonyms]
+    table = similarities(model, [*(word for word, _ in said), *names()], names())
+    own = [float(table[i, row]) for i, (_, row) in enumerate(said)]
+    apart = table[len(said) :].clone().fill_diagonal_(-1)
+    one, other = divmod(int(apart.argmax()), len(names()))
+    return {"threshold": SYNONYM, "synonyms": len(own), "above": sum(value >= SYNONYM for value in own) / len(own),
+            "nearest": [names()[one], names()[other]], "nearest_cosine": float(apart.max())}  # fmt: skip
+
+
 def main() -> None:
-    """Prints both tables."""
+    """Prints the threshold and both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--anchors", type=int, default=4)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     pipe = erasekit.load(args.model)
+    known = threshold(backbone(pipe))
+    print("{synonyms} synonyms, {above:.0%} of them at {threshold} or above; the nearest two different concepts: "
+          "{nearest[0]} and {nearest[1]} at {nearest_cosine:.2f}".format(**known))  # fmt: skip
     before = outputs(pipe, names())
     found = []
     for target in TARGETS:
@@ -99,7 +116,7 @@ def main() -> None:
     for name, (ten, others) in kept.items():
         print(f"cat -> dog, retained {name}: drift of the ten predicted {ten:.3f}, of the others {others:.3f}")
     if args.json:
-        args.json.write_text(json.dumps({"pairs": found, "retention": kept}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"threshold": known, "pairs": found, "retention": kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

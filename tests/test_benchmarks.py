@@ -150,7 +150,63 @@ def test_charts_are_well_formed(tmp_path: Path) -> None:
         assert ElementTree.fromstring(chart).tag.endswith("svg") and "nan" not in chart
 
 
-def test_startup_writes_its_figures(tmp_path: Path) -> None:
-    out = tmp_path / "startup.json"
-    run("startup.py", "--small", "--out", str(out))
-    assert set(json.loads(out.read_text())["results"]) == {"python -c pass", "import erasekit", "erasekit --help"}
+def test_startup_measures_what_it_has_bars_for(tmp_path: Path, capsys, monkeypatch) -> None:
+    import startup
+
+    out, page = tmp_path / "startup.json", tmp_path / "page.md"
+    page.write_text("a\n<!-- begin startup -->\n<!-- end startup -->\nb\n")
+    taken = startup.seconds(["-c", "pass"], 1)
+    assert 0 < taken["min"] == taken["median"]
+    monkeypatch.setattr(startup, "seconds", lambda arguments, runs: taken)  # both without new processes that import torch
+    monkeypatch.setattr(startup.measuring, "child", lambda script, asked: startup.run_child(asked))
+    monkeypatch.setattr(sys, "argv", ["startup", "--small", "--out", str(out), "--docs", str(page)])
+    startup.main()
+    found, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert set(found["results"]) == {"python -c pass", "import erasekit", "erasekit --help"}
+    assert [bar["what"] for bar in found["bars"]] == list(startup.BARS) and printed.strip() in page.read_text()
+    assert found["emoji"]["tensor_bytes"] < found["emoji"]["edit_bytes"] < found["emoji"]["weight_bytes"] / 20
+
+
+def test_startups_bars_are_met_or_missed() -> None:
+    import startup
+
+    taken = {"python -c pass": {"median": 0.02}, "import erasekit": {"median": 0.1}, "erasekit --help": {"median": 0.6}}
+    world = {"seconds": 9.0, "load_seconds": 1.0, "edit_bytes": 2000, "tensor_bytes": 900, "weight_bytes": 100_000}
+    rows = startup.bars(taken, world)
+    assert [row["met"] for row in rows] == [True, False, True, False]
+    said = startup.report({"emoji": world, "results": taken, "bars": rows, "environment": {"cpus": 2, "threads": 2}})
+    assert "| erasekit --help | 0.6 s | 0.5 s | missed |" in said and "| 1/50 | 1/100 | missed |" in said
+    assert "1,100 what it says of itself" in said
+
+
+def test_the_page_of_closed_forms_has_the_imports_beside_the_seconds(tmp_path: Path) -> None:
+    import closed_form_page
+
+    found = json.loads(closed_form_page.RESULTS.read_text())
+    said = closed_form_page.report(found)
+    ours = found["results"]["sd14"]["erasepro"]["ours"]
+    assert f"| `erasepro` | {ours['seconds']:.2f} |" in said and f"| {ours['import_seconds']:.2f} |" in said
+    assert "imports, s" in said and "- rece: seconds" in said
+    assert said in (ROOT / "docs" / "benchmarks.md").read_text(), "run benchmarks/closed_form_page.py"
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin closed_form -->\n<!-- end closed_form -->")
+    closed_form_page.write(found, page)
+    assert said in page.read_text()
+
+
+def test_the_ablation_prints_every_part_by_layer(sd1_folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    import ablation_erasepro as ablation
+
+    out = tmp_path / "numbers.json"
+    monkeypatch.setattr(sys, "argv", ["ablation", "--model", str(sd1_folder), "--json", str(out), "--set", "positions=content"])
+    ablation.main()
+    found, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert list(found) == ["progressive", "text", "deep", "kv", "v_only"]
+    assert set(found["progressive"]["levels"]) == {"text layer 0", "text layer 1", "cross"} and "last gap" in printed
+    assert set(found["deep"]["levels"]) == {"cross"} and set(found["text"]["levels"]) == {"text layer 0", "text layer 1"}
+    assert found["progressive"]["levels"]["cross"]["relative_update"] < found["deep"]["levels"]["cross"]["relative_update"]
+
+
+def test_make_bench_runs_scripts_that_exist() -> None:
+    named = [line.split("/")[1].split()[0] for line in (ROOT / "Makefile").read_text().splitlines() if "$(BENCH)/" in line]
+    assert "ablation_erasepro.py" in named and all((ROOT / "benchmarks" / name).is_file() for name in named)

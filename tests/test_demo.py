@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import erasekit
 from erasekit import demo, models
 from erasekit.evaluation.statistics import Share
 
@@ -73,6 +76,15 @@ def test_the_pipeline_is_edited_only_after(result: demo.Result) -> None:
     assert target.before[0].tobytes() != target.after[0].tobytes()
 
 
+def test_the_edit_is_the_papers_and_its_drift_is_measured(result: demo.Result, sd1_folder: Path, out: Path) -> None:
+    plain = erasekit.erase(sd1_folder, "cat", anchor="dog")
+    assert [op.site for op in plain.ops] == [op.site for op in result.edit.ops]
+    for one, two in zip(plain.ops, result.edit.ops, strict=True):
+        assert torch.allclose(one.up @ one.down, two.up @ two.down, atol=1e-6)
+    assert plain.retain == () and result.edit.self_check["retained_drift"] > 1e-3
+    assert "fox, wolf" in (out / "report.html").read_text()
+
+
 def test_cases_fit_the_world_and_the_budget() -> None:
     from erasekit.worlds.emoji.concepts import STYLES, names
 
@@ -81,3 +93,23 @@ def test_cases_fit_the_world_and_the_budget() -> None:
     assert {case.wanted for case in cases} | {case.also for case in cases} - {""} <= set(names()) | {""}
     assert [case.style for case in cases if "five" in case.group] == list(STYLES)
     assert not any(word in case.prompt for case in cases if not case.erased for word in ("cat", "kitten", "feline"))
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_report_whose_numbers_are_read_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "erasekit", "demo", "--seeds", "0", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stderr) == (0, "") and "drift of what is retained" in done.stdout
+    stored = json.loads((out / "results.json").read_text())
+    gone, new, kept, _ = stored["headline"]
+    assert {row["group"] for row in stored["rows"]} == {case.group for case in demo.cases()}
+    assert gone["before"]["images"] == sum(case.erased for case in demo.cases()) and kept["after"]["images"] == 7
+    assert gone["after"]["share"] <= 0.2 < 0.6 <= gone["before"]["share"] and new["after"]["share"] >= 0.5
+    assert stored["self_check"]["retained_drift"] > 1e-3 and stored["self_check"]["residual"] <= 1e-5
+    edit = erasekit.load_edit(out / "edit.safetensors")
+    assert edit.self_check == stored["self_check"] and edit.targets == ("cat",)
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 * len(demo.cases()) and "Erasing" in page
+    with Image.open(out / "grid.png") as picture:
+        assert picture.size[1] > 400

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 TARGET, ANCHOR, METHOD = "cat", "dog", "erasepro"
 SEEDS = (0, 1, 2, 3)
+MEASURED = ("fox", "wolf", "tiger", "rocket", "pizza", "castle")
+"""Concepts whose drift is measured. Nothing holds them in place (`retain_mode=none`): the edit is the paper's, that of
+`erasekit erase cat --anchor dog`."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -92,7 +95,7 @@ def run(out: Path, *, model: str = "emoji", seeds: Sequence[int] = SEEDS, progre
 
     pipe = models.load(model)
     check_writable(out / "edit.safetensors")
-    edit = api.erase(pipe, TARGET, anchor=ANCHOR, method=METHOD)
+    edit = api.erase(pipe, TARGET, anchor=ANCHOR, method=METHOD, retain=MEASURED, retain_mode="none")
     edit.save(out / "edit.safetensors")
     if on_edit is not None:
         on_edit(edit)
@@ -191,7 +194,8 @@ def report(result: Result) -> Report:
     """The page's content."""
     drawn, check = result.drawn, result.edit.self_check
     lead = (f"ErasePro maps {TARGET!r} to {ANCHOR!r} in the embedded model, in closed form, from the words alone. The edit's "
-            f"factors take {result.edit.nbytes / 1024:.0f} KiB.")  # fmt: skip
+            f"factors take {result.edit.nbytes / 1024:.0f} KiB. The drift below is that of {', '.join(result.edit.retain)}: "
+            "words that nothing holds in place.")  # fmt: skip
     rows = [Row(d.case.group, d.case.prompt, d.before, d.after, measures(d)) for d in drawn]
     return Report(f"Erasing {TARGET!r}: before and after", lead, result.headline, rows, facts(check), by_depth(check),
                   LIMITS)  # fmt: skip

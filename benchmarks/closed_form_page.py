@@ -1,0 +1,64 @@
+"""The numbers of closed_form.py as Markdown, and into docs/benchmarks.md.
+
+    python benchmarks/closed_form_page.py [--results FILE] [--docs PAGE]
+
+Reads the JSON that closed_form.py wrote; `closed_form.py --docs` does the same after measuring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
+RESULTS = Path(__file__).parent / "results" / "closed_form.json"
+PARTS = ("read", "encode", "solve", "fingerprint", "write")
+RATIOS = ("as_released", "encoded_once", "after_encoding")
+HEAD = ("task", "seconds", " / ".join(PARTS), "imports, s", "peak MB", "edit MB", "weights over edit",
+        *(f"x `{ratio}`" for ratio in RATIOS), "difference")  # fmt: skip
+
+
+def report(found: dict[str, Any], shape: str = "sd14") -> str:
+    """The tasks on one shape, then its bars; imports stand beside the seconds, in which they are not counted."""
+    lines = [_line(HEAD), _line(["---"] * len(HEAD))]
+    lines += [_row(task, run) for task, run in found["results"].get(shape, {}).items() if "ours" in run]
+    lines += [""]
+    lines += [f"- {bar['what']}: {bar['value']:.4g}, bar {bar['bound']:g}: {'met' if bar['met'] else 'missed'}"
+              for bar in found["bars"]]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _row(task: str, run: dict[str, Any]) -> str:
+    ours, ratios = run["ours"], run.get("ratios", {})
+    apart = run.get("relative_difference", {}).get("weight")
+    return _line([
+        f"`{task}`", f"{ours['seconds']:.2f}", " / ".join(f"{ours['parts'][part]:.2f}" for part in PARTS),
+        f"{ours['import_seconds']:.2f}", str(ours["peak_rss_mb"]), f"{ours['edit_bytes'] / 1e6:.2g}",
+        f"{ours['weights_over_edit']:g}", *(f"{ratios[ratio]:g}" if ratio in ratios else "" for ratio in RATIOS),
+        "" if apart is None else f"{apart:.0e}",
+    ])  # fmt: skip
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def write(found: dict[str, Any], page: Path) -> None:
+    """Puts the report into the page."""
+    from many_page import rewrite
+
+    rewrite(page, {"closed_form": report(found)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--docs", type=Path, default=PAGE)
+    options = parser.parse_args()
+    write(json.loads(options.results.read_text()), options.docs)
+
+
+if __name__ == "__main__":
+    main()

@@ -348,7 +348,7 @@ def test_a_full_disk_under_apply_is_one_line(edit: Path, sd1_folder: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_stopped_in_the_middle_and_run_again(number: signal.Signals, sd1_folder: Path, tmp_path: Path) -> None:
     words = ["generate", "a cat", "--model", str(sd1_folder), "--steps", "2", "--batch", "1", "--out", str(tmp_path)]
     process = subprocess.Popen([*PYTHON, *words, "--seeds", "0-2000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,

@@ -65,6 +65,7 @@ def test_another_arithmetic_is_refused(small, monkeypatch) -> None:
         training_speed.measure(training_speed.parsed(["--shape", "sd14-small", "--methods", "esd", *short]))
 
 
+@pytest.mark.slow
 def test_the_whole_writes_numbers_and_bars(monkeypatch, tmp_path: Path, capsys) -> None:
     asked = []
 

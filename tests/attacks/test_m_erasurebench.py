@@ -219,6 +219,7 @@ def test_what_a_part_spent_is_what_was_run_for_it_with_its_pictures(sd1, monkeyp
 # -- the whole ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_row_is_what_its_kept_pictures_show(whole) -> None:
     folder, found = whole
     assert [row["row"] for row in found["rows"]] == ROWS and found["benchmark"] == "m-erasurebench@1"

@@ -89,6 +89,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_attack_has_a_cost_and_a_small_setting() -> None:
     assert set(ATTACKS) == set(budget.COSTS) == set(SMALL)
 

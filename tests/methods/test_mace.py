@@ -370,6 +370,7 @@ def test_a_half_precision_model_is_trained_in_float32(sd1) -> None:
     assert all(t.dtype == torch.float32 and t.isfinite().all() for op in edit.ops for t in op.tensors().values())
 
 
+@pytest.mark.slow
 # -- ending and going on --------------------------------------------------------------------------------------------
 
 

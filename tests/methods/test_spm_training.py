@@ -65,6 +65,7 @@ def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, dtype: torch.
         assert torch.equal(predict(fresh, text, latents.to(dtype), 300).float(), student)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_targets_of_a_list_are_trained_as_if_alone_each_with_its_own_gate(sd1, ema: float) -> None:
     both = fit(sd1, ["cat", "fox"], seed=3, ema=ema)

@@ -237,7 +237,8 @@ def _require_same(path: Path, about: dict[str, Any]) -> None:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is damaged: name another folder, or delete this one") from error
-    names = [SAID.get(name, name) for name in {**about, **found} if about.get(name) != found.get(name)]
+    every: list[str] = list({**about, **found})
+    names = [SAID.get(name, name) for name in every if about.get(name) != found.get(name)]
     if names:
         raise UsageError(f"{path.parent} holds the attacks of another run (other {', '.join(names)}): name another folder, "
                          "or delete it to begin anew")  # fmt: skip

@@ -140,11 +140,11 @@ def line(name: str, arm: str, group_name: str | None, target: str | None, estima
          **more: Any) -> dict[str, Any]:  # fmt: skip
     """One line of `metrics`; without an estimate, of no image that could be judged."""
     known = metric(name)
-    bare = estimate is None or estimate.method.startswith("none")
+    interval = None if estimate is None or estimate.method.startswith("none") else estimate
     return {
         "metric": name, "arm": arm, "group": group_name, "target": target,
-        "value": None if estimate is None else estimate.value, "low": None if bare else estimate.low,
-        "high": None if bare else estimate.high, "n": 0 if estimate is None else estimate.n,
-        "interval": "" if bare else estimate.method, "unit": known.unit, "direction": known.direction, "judge": judge,
-        **more,
+        "value": None if estimate is None else estimate.value, "low": None if interval is None else interval.low,
+        "high": None if interval is None else interval.high, "n": 0 if estimate is None else estimate.n,
+        "interval": "" if interval is None else interval.method, "unit": known.unit, "direction": known.direction,
+        "judge": judge, **more,
     }  # fmt: skip

@@ -65,7 +65,6 @@ def test_another_arithmetic_is_refused(small, monkeypatch) -> None:
         training_speed.measure(training_speed.parsed(["--shape", "sd14-small", "--methods", "esd", *short]))
 
 
-@pytest.mark.slow
 def test_the_whole_writes_numbers_and_bars(monkeypatch, tmp_path: Path, capsys) -> None:
     asked = []
 
@@ -89,6 +88,7 @@ def test_the_whole_writes_numbers_and_bars(monkeypatch, tmp_path: Path, capsys) 
     assert "<!-- begin table -->\nNot measured" in text and "bar 1.5: met" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_peak_is_that_of_a_process_of_its_own() -> None:
     """And the random shapes make a whole pipeline."""
     asked = ASKED | {"kind": "memory", "what": "inference", "threads": 1}
@@ -205,7 +205,8 @@ def test_one_table_and_a_second_run_does_nothing(drawn, sd1_folder, tmp_path, mo
     assert all(f"| tiny | {arm} |" in text for arm in ("unedited", "esd:object", "noise of esd:object", "esd:rewrite"))
     assert "erasepro on tiny, cat: no weight can serve both" in text and "| tiny | erasepro |" not in text
     assert "| esd:object | 1000 | 2 | 1e-05 | 8e-05 | 1 | sampling_steps=2, save_every=1 |" in text
-    assert "random control" in text and "<!-- begin speed -->\nNot measured" in text
+    own = "<!-- begin speed -->"  # another benchmark's numbers, which stay as they are
+    assert "random control" in text and text.split(own)[1] == (ROOT / "docs/training.md").read_text().split(own)[1]
     plan = read(tmp_path / "out/tiny/plan.yaml")
     assert plan.edits[1].parameters == {"steps": 2, "rate": 8e-5, "sampling_steps": "2", "save_every": "1"}
     assert not list((tmp_path / "out/tiny/edits").glob("*.state*"))

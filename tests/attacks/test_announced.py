@@ -131,7 +131,6 @@ def test_inversion_is_undisturbed_and_the_way_back_is_not(sd1) -> None:
             assert pictures["none unedited"] == pictures["off unedited"] == pictures["on unedited"]
 
 
-@pytest.mark.slow
 def test_probes_are_disturbed_where_the_edited_model_draws(sd1) -> None:
     cases = CASES[:2]
     clean = 0.7 * torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
@@ -157,6 +156,7 @@ def test_probes_are_disturbed_where_the_edited_model_draws(sd1) -> None:
     assert early == {"completion": True, "inpainting": False, "noise": False}, "step 0 is not the edited model's"
 
 
+@pytest.mark.slow
 def test_the_white_box_latents_meet_the_defence(sd1, tmp_path: Path) -> None:
     below = edits.edit(sd1)
     defended = below + irece(sd1)

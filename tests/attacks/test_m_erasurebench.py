@@ -219,7 +219,6 @@ def test_what_a_part_spent_is_what_was_run_for_it_with_its_pictures(sd1, monkeyp
 # -- the whole ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_every_row_is_what_its_kept_pictures_show(whole) -> None:
     folder, found = whole
     assert [row["row"] for row in found["rows"]] == ROWS and found["benchmark"] == "m-erasurebench@1"
@@ -249,6 +248,7 @@ def test_every_row_is_what_its_kept_pictures_show(whole) -> None:
     assert [row["spent"]["steps"] for row in found["rows"][:3]] == [0, 2, 2]
 
 
+@pytest.mark.slow
 def test_white_box_equals_black_box_without_an_edit(whole, tmp_path) -> None:
     folder, _ = whole
     found = bench(tiny.sd1(), tmp_path / "plain", never=None)

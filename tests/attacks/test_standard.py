@@ -89,11 +89,11 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_every_attack_has_a_cost_and_a_small_setting() -> None:
     assert set(ATTACKS) == set(budget.COSTS) == set(SMALL)
 
 
+@pytest.mark.slow
 def test_what_is_worked_out_is_what_is_spent(sd1) -> None:
     edit = edits.edit(sd1)
     for attack, settings in SMALL.items():

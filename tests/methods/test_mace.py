@@ -370,10 +370,10 @@ def test_a_half_precision_model_is_trained_in_float32(sd1) -> None:
     assert all(t.dtype == torch.float32 and t.isfinite().all() for op in edit.ops for t in op.tensors().values())
 
 
-@pytest.mark.slow
 # -- ending and going on --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_step_of_any_concept_goes_on_to_the_same_edit(sd1, tmp_path: Path) -> None:
     options = {"targets": ["cat", "fox"], "steps": 3, "save_every": 2, "count": 1, "sampling_steps": 1}
     before, whole = state(sd1), fit(sd1, **options)

@@ -65,7 +65,6 @@ def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, dtype: torch.
         assert torch.equal(predict(fresh, text, latents.to(dtype), 300).float(), student)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_targets_of_a_list_are_trained_as_if_alone_each_with_its_own_gate(sd1, ema: float) -> None:
     both = fit(sd1, ["cat", "fox"], seed=3, ema=ema)
@@ -79,6 +78,7 @@ def test_targets_of_a_list_are_trained_as_if_alone_each_with_its_own_gate(sd1, e
     assert len(op.config["tokens"]) == 2 and Stack(sd1.unet, op).gates.shape == (1, 2)
 
 
+@pytest.mark.slow
 def test_every_setting_gives_an_edit(sd1) -> None:
     plain = fit(sd1)
     again = fit(sd1, recompute=True)

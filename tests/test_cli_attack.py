@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from erasekit import models
 from erasekit.cli import main
+from erasekit.evaluation import arms
 
 QUICK = ["--steps", "2", "--cases", "3"]
 
@@ -19,7 +22,9 @@ def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_ladder_gives_one_number_and_goes_on(edit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_ladder_gives_one_number_and_goes_on(
+    edit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ["attack", "seeds", "--edit", str(edit), "--out", str(tmp_path / "a"), *QUICK]
     assert main(command) == 0
     said = capfd.readouterr().out
@@ -33,6 +38,15 @@ def test_a_ladder_gives_one_number_and_goes_on(edit: Path, tmp_path: Path, capfd
     assert found["kind"] == "object" and main([*command, "--style"]) == 2
     said = capfd.readouterr().err.strip()
     assert "another run (other kind of target): name another folder" in said and "\n" not in said
+    assert (found["device"], found["precision"], "torch" in found["versions"]) == ("cpu", "float32", True)
+    folder = models.resolve("emoji")
+    assert main([*command, "--model", str(folder)]) == 0  # by another name, the same weights
+    assert json.loads((tmp_path / "a/results.json").read_text()) == found | {"model": folder.name}
+    load = models.load
+    monkeypatch.setattr(models, "load", lambda name, **options: load(name, dtype=torch.bfloat16, **options))
+    monkeypatch.setattr(arms, "versions", lambda: {"torch": "0"})
+    capfd.readouterr()
+    assert main(command) == 2 and "another run (other precision, library versions): name" in capfd.readouterr().err
 
 
 def test_the_unedited_model_is_attacked_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -43,8 +57,6 @@ def test_the_unedited_model_is_attacked_too(tmp_path: Path, capfd: pytest.Captur
 def test_a_model_of_another_kind_gets_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from erasekit import models
-
     monkeypatch.setattr(models, "load", lambda *given, **options: type("FluxPipeline", (), {})())
     assert main(["attack", "prompts", "--target", "cat", "--out", str(tmp_path / "a")]) == 2
     assert "models of class FluxPipeline are not supported: use StableDiffusionPipeline" in capfd.readouterr().err

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import attacked
 import pytest
 
+from erasekit.attacks import checks
+from erasekit.attacks.folder import kept_checks
 from erasekit.cli import main
+from erasekit.errors import UsageError
 
 
-def test_checks_are_run_kept_printed_and_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_checks_are_run_kept_printed_and_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     edit, out = tmp_path / "cat.safetensors", tmp_path / "attacked"
     assert main(["erase", "cat", "--anchor", "dog", "--out", str(edit)]) == 0
     command = ["attack", "prompts", "--edit", str(edit), "--steps", "2", "--cases", "3", "--out", str(out)]
@@ -24,6 +30,27 @@ def test_checks_are_run_kept_printed_and_shown(tmp_path: Path, capfd: pytest.Cap
     assert found["checks"][0]["status"] == "ok" and found["rungs"][0]["fell"] in (None, 1.0)
     assert "checks: 2, of which" in said and "report.html" in said and (out / "checks/plain/state.json").exists()
     assert "None was run" not in (out / "report.html").read_text()
+    whole = [(out / name).read_bytes() for name in ("results.json", "report.html")]
+    assert main(command) == 0 and "checks: 2, of which" in capfd.readouterr().out  # without: those of the same numbers stay
+
+    def stopped(*given, **options):
+        raise UsageError("not now")
+
+    monkeypatch.setattr(checks, "checked", stopped)
+    assert main([*command, "--checks"]) == 2 and "not now" in capfd.readouterr().err
+    assert [(out / name).read_bytes() for name in ("results.json", "report.html")] == whole
+
+
+def test_checks_of_other_numbers_are_not_carried_over(tmp_path: Path) -> None:
+    place, made = attacked.folder(tmp_path / "a"), {"checks": [{"check": "twins"}]}
+    path = place / "results.json"
+    found = json.loads(path.read_text())
+    assert kept_checks(place, found) == {}
+    path.write_text(json.dumps(found | made))
+    assert kept_checks(place, found) == kept_checks(place, found | {"model": "by another name"}) == made
+    assert kept_checks(place, found | {"edit_sha256": "other"}) == kept_checks(place, found | {"rungs": []}) == {}
+    path.write_text("{")
+    assert kept_checks(place, found) == kept_checks(tmp_path, found) == {}
 
 
 def test_the_benchmark_has_controls_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import edits
 import pytest
+import torch
 from test_standard import CASES, SMALL, Erased, Flag
 
-from erasekit.attacks import ladder, unlearndiffatk, victim
+from erasekit.attacks import ladder, relearn, unlearndiffatk, victim
+from erasekit.attacks._finetune import Lesson
 from erasekit.attacks.ladder import Rung
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.victim import Sampling
 from erasekit.cli import attack as command
-from erasekit.errors import UsageError
+from erasekit.errors import TrainingError, UsageError
 from erasekit.training.bench import Denoiser
+from erasekit.training.loop import Step
 
 
 def run(pipe, attack: str, settings: dict, *, batch: int = 4):
@@ -39,7 +43,37 @@ def test_searches_and_lessons_have_no_more_side_by_side_than_pictures(sd1, batch
     run(sd1, "unlearndiffatk", SMALL["unlearndiffatk"][0] | {"batch": 20}, batch=batch)
     monkeypatch.setattr(Denoiser, "__call__", counted)
     run(sd1, "concept-inversion", SMALL["concept-inversion"][0] | {"batch": 4}, batch=batch)
+    run(sd1, "relearn", SMALL["relearn"][1] | {"batch": 2}, batch=batch)
     assert seen == {"cases": {batch}, "samples": {batch}}
+
+
+def test_a_lesson_in_parts_has_the_gradients_of_the_whole(sd1) -> None:
+    config = relearn.RelearnConfig("dreambooth", pictures=2, prior_pictures=2, batch=3, prior=0.5)
+    with Erased(sd1, edits.edit(sd1), Sight(Flag(), "cat"), Sampling(1, 3.0, 6)) as model:
+        whole = relearn.prepared(model, config, 0)
+        assert whole.training.accumulate == 1 and config.setting(2)[0].course(5, 4, clip=0, recompute=False).accumulate == 2
+        found = []
+        for count in (1, 4):  # of six samples: parts of one and of two
+            lesson = replace(whole, training=replace(whole.training, accumulate=count))
+            value = sum(lesson.loss(Step(7, 2, part)) for part in range(count)) / count
+            found.append((value, *torch.autograd.grad(value, list(lesson.learner.trained.values()), allow_unused=True)))
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_lesson_too_large_for_the_gpu_names_what_the_command_has(sd1, recompute: bool, monkeypatch) -> None:
+    def full(self, step):
+        raise torch.cuda.OutOfMemoryError("tried to allocate")
+
+    monkeypatch.setattr(Lesson, "loss", full)
+    with pytest.raises(TrainingError) as error:
+        run(sd1, "relearn", SMALL["relearn"][0] | {"recompute": recompute})
+    alone = "" if recompute else ", relearn by itself with --set recompute=true"
+    assert str(error.value) == ("the GPU's memory is full: have fewer pictures at once (--batch N)" + alone
+                                + ", or free memory of other programs")  # fmt: skip
 
 
 @pytest.mark.parametrize("attack", ["noise", "completion", "inpainting", "latent-inversion", "steering"])

@@ -16,7 +16,7 @@ from test_weights import receler, spm
 from erasekit import attacks
 from erasekit.attacks import Case, Outcome, Spent, _weak, checks, report
 from erasekit.attacks._inversion_learn import Learner
-from erasekit.attacks._renamed import Renamed, fair, nameless
+from erasekit.attacks._renamed import Renamed, nameless
 from erasekit.attacks._rounds import Search
 from erasekit.attacks.checks import BLIND, FEW, WEAK, Subject, gradients, paired, randomness, twins, unedited, weak
 from erasekit.attacks.ladder import Climbed, Ladder, Rung
@@ -180,7 +180,7 @@ def knows(monkeypatch) -> Knows:
 MORE = {"name": "test@1", "seed": 0, "progress": None}
 
 
-def test_the_nameless_start_is_as_if_an_edit_had_renamed_the_target(told, sd1) -> None:
+def test_the_nameless_start_is_as_if_an_edit_had_renamed_the_target(told, sd1, tmp_path) -> None:
     started, named = nameless([*CASES, Case("Cat and wildcat", 5)], told.sight)
     assert [case.prompt for case in started] == ["a something", "the something", "something and wildcat"]
     assert named["a something"] == "a cat" and [case.seed for case in started] == [0, 1, 5]
@@ -190,7 +190,8 @@ def test_the_nameless_start_is_as_if_an_edit_had_renamed_the_target(told, sd1) -
             inside = victim.ids(["a something", "a cat", ""])
         assert torch.equal(inside[0], plain[1]) and torch.equal(inside[1:], plain[1:])
         assert torch.equal(victim.ids(["a something"]), plain[:1])
-        assert [case.seed for case in fair(victim, started)] == [0, 1]  # "wildcat" is in the last without the name
+        found = checks.fair(victim, started, tmp_path, "test@1", about={}, seed=0, progress=None)
+        assert [case.seed for case in found] == [0, 1]  # "wildcat" is in the last without the name
 
 
 @pytest.mark.parametrize(("hits", "status"), [(2, "ok"), (1, "ok"), (0, "broken")])
@@ -199,8 +200,9 @@ def test_an_attack_must_bring_it_out_of_the_unedited_model(fake, told, tmp_path,
     (found,) = unedited(told, CASES, rungs, folder=tmp_path, **MORE)
     assert (found.rung, found.status, found.hits, found.of, found.attacked) == ("words", status, hits, 2, 2)
     assert Fake.given[0][1] == ["a something", "the something"]
+    drawn = len(told.sight.judge.drawn)
     unedited(told, CASES, rungs, folder=tmp_path, **MORE)
-    assert len(Fake.given) == 1  # kept
+    assert len(Fake.given) == 1 and len(told.sight.judge.drawn) == drawn  # kept, and so are the cases that start fairly
     assert unedited(told, CASES[2:], rungs, folder=tmp_path, **MORE)[0].status == "untested"
     assert unedited(told, CASES, rungs[:1], folder=tmp_path, **MORE) == []
 
@@ -316,6 +318,18 @@ def test_the_page_has_the_ladder_the_pictures_and_the_checks(tmp_path) -> None:
     assert "prompts, gradients, original" in page and page.count('<g class="random">') and page.count('<g class="edit0">')
     assert "None was run" in report.html(found, done) and "Do not trust" not in report.html(found, done)
     assert all(unit for unit in report.UNITS.values()) and set(report.UNITS) <= set(attacks.ATTACKS)
+
+
+def test_what_was_shown_without_an_attack_did_not_fall_to_one() -> None:
+    done = [ended("p4d", "kkif"), ended("mma", "fs", seeds=[2, 3]), ended("subtract", "kk", counts=False)]
+    found = page_of(done)
+    assert [one["unattacked"] for one in found["rungs"]] == [2, 0, 2] and found["rungs"][0]["hits"] == 2
+    page = report.html(found, done)
+    assert "In 2 of these no attack was needed. It fell first to mma, at 8 steps." in page and "fell first to p4d" not in page
+    alone = report.html(page_of(done[:1]), done[:1])
+    assert "In 2 of these no attack was needed." in alone and "fell first" not in alone
+    older = found | {"rungs": [{key: one[key] for key in one.keys() - {"unattacked"}} for one in found["rungs"]]}
+    assert "It fell first to mma" in report.html(older, done) and "no attack was needed" not in report.html(older, done)
 
 
 def test_thumbnails_are_small() -> None:

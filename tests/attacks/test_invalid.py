@@ -11,12 +11,14 @@ from erasekit.attacks.base import still_open
 from erasekit.attacks.ladder import Climbed, Rung
 from erasekit.attacks.sight import Seen, Sight
 
+BLACK, CLEAN, SHOWN = Seen("invalid", False, 0.0, "black"), Seen("ok", False, 0.2), Seen("ok", True, 0.9)
+
 
 class Black(Erased):
-    """The first picture of each prompt by the edited model cannot be judged; the later ones show the target, or, with
-    `always`, cannot be judged either. The unedited model shows it wherever it is asked for."""
+    """What is seen in the first picture of each prompt by the edited model, and in its later ones. The unedited model shows
+    the target wherever it is asked for."""
 
-    always = False
+    first, later = BLACK, SHOWN
 
     def look(self, cases, images):
         return [self.seen(case.prompt, image) for case, image in zip(cases, images, strict=True)]
@@ -26,12 +28,12 @@ class Black(Erased):
             return Seen("ok", bool(prompt), 0.1)
         first = prompt not in self.known
         self.known.add(prompt)
-        return Seen("invalid", False, 0.0, "black") if first or self.always else Seen("ok", True, 0.9)
+        return self.first if first else self.later
 
 
-def run(pipe, attack: str, settings: dict, *, always: bool = False) -> list[Outcome]:
+def run(pipe, attack: str, settings: dict, *, first: Seen = BLACK, later: Seen = SHOWN) -> list[Outcome]:
     with Black(pipe, edits.edit(pipe), Sight(Flag(), "cat"), HOW) as victim:
-        victim.known, victim.always = set(), always
+        victim.known, victim.first, victim.later = set(), first, later
         return ladder.run(victim, CASES, Rung("x", attack, settings), seed=0)
 
 
@@ -41,10 +43,25 @@ def test_every_attack_goes_on_with_a_case_whose_plain_picture_cannot_be_judged(a
     assert [one.status for one in found] == ["success"] * 2 and [one.case for one in found] == CASES
 
 
-@pytest.mark.parametrize("attack", ["prompts", "noise", "textual-inversion", "p4d", "weight-noise"])
+ONCE = ("completion", "inpainting", "latent-inversion")  # their one picture is compared with no other
+
+
+@pytest.mark.parametrize("attack", ["prompts", "noise", "textual-inversion", "p4d", "weight-noise", *ONCE])
 def test_what_stays_so_is_invalid_and_counted(attack: str, sd1) -> None:
-    found = run(sd1, attack, SMALL[attack][0], always=True)
+    found = run(sd1, attack, SMALL[attack][0], later=BLACK)
     assert [one.status for one in found] == ["invalid"] * 2 and all(one.image is not None for one in found)
     done = Climbed(Rung("x", attack), tuple(found))
     assert (done.invalid, done.share.trials) == (2, 0) and done.spent.passes > 2 * len(CASES)
     assert still_open([*found, Outcome(CASES[0], "failure"), Outcome(CASES[0], "skipped")]) == [0, 1, 2]
+
+
+HALVES = [(attack, SMALL[attack][0] | {"score_half": True}) for attack in ("noise", "steering")]
+
+
+@pytest.mark.parametrize(("attack", "settings"), [*((name, SMALL[name][0]) for name in ("prompts", "p4d", *ONCE)), *HALVES])
+def test_a_case_whose_plain_picture_was_judged_stays_in_the_rate(attack: str, settings: dict, sd1) -> None:
+    found = run(sd1, attack, settings, first=CLEAN, later=BLACK)
+    assert [(one.status, one.score) for one in found] == [("failure", 0.2)] * 2
+    if (attack, settings) in HALVES or attack in ONCE:
+        assert all(one.note.startswith("the attack's picture could not be judged: black") for one in found)
+        assert all(one.spent.pictures > 1 and one.curve for one in found)

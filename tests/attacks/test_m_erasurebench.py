@@ -320,6 +320,15 @@ def test_the_folder_of_another_run_is_refused(whole) -> None:
             bench(pipe, folder, edit, **changed)
 
 
+def test_a_model_is_known_by_what_samples_whatever_order_its_scheduler_keeps_names_in(sd1) -> None:
+    found = []
+    for names in (["thresholding", "steps_offset"], ["steps_offset", "thresholding"]):  # a set's: another in each process
+        sd1.scheduler.register_to_config(_use_default_values=names)
+        found.append(m_erasurebench._whole(sd1))
+    sd1.scheduler.register_to_config(beta_end=0.5)
+    assert found[0] == found[1] != m_erasurebench._whole(sd1)
+
+
 def test_both_families_learn_and_invert(sd2, tmp_path) -> None:
     found = bench(sd2, tmp_path / "a", edits.edit(sd2, family="sd2"), only=["E-bb", "L-bb"])
     assert [row["crr"]["of"] for row in found["rows"]] == [5, 2, 2, 2] and torch.isfinite(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from erasekit.training.latents import Schedule
 
 FREE = Spent()
+EVERY = slice(None)
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latents (b, c, h, w), timesteps (b,), text (b, length, width)) -> prediction (b, c, h, w), float32."""
 
@@ -111,12 +112,15 @@ class Together:
 
 
 def denoising(
-    predict: Predict, clean: Float[Tensor, "b c h w"], text: Float[Tensor, "b length width"], draw: torch.Generator,
-    schedule: Schedule,
-) -> Float[Tensor, " b"]:  # fmt: skip
-    """Each sample's mean squared error at a level and noise of its own, in the space that the model predicts in."""
-    steps = torch.randint(len(schedule.alphas), (len(clean),), generator=draw)
-    noise = torch.randn(clean.shape, generator=draw).to(clean)
+    predict: Predict, clean: Float[Tensor, "b c h w"], text: Float[Tensor, "n length width"], draw: torch.Generator,
+    schedule: Schedule, *, rows: slice = EVERY,
+) -> Float[Tensor, " n"]:  # fmt: skip
+    """Each sample's mean squared error at a level and noise of its own, in the space that the model predicts in.
+
+    Of `rows` alone, whose text is given; these are drawn among those of all samples, and so the same in any part.
+    """
+    steps = torch.randint(len(schedule.alphas), (len(clean),), generator=draw)[rows]
+    noise, clean = torch.randn(clean.shape, generator=draw)[rows].to(clean), clean[rows]
     alpha, sigma = (levels[steps].to(clean)[:, None, None, None] for levels in (schedule.alphas, schedule.sigmas))
     prediction = predict(alpha * clean + sigma * noise, steps.to(clean.device), text)
     return (prediction - _truth(clean, noise, alpha, sigma, schedule.prediction)).square().mean((1, 2, 3))
@@ -152,6 +156,22 @@ class Setting:
     text: bool = False
     prior: float = 0.0
 
+    def course(self, steps: int, most: int, *, clip: float, recompute: bool) -> Course:
+        """The loop's parameters; no part of a step has more than `most` samples."""
+        samples = self.batch * (2 if self.prior else 1)
+        return Course(steps=steps, batch=self.batch, rate=self.rate, accumulate=-(-samples // most), clip=clip,
+                      recompute=recompute)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Course(TrainingConfig):
+    """The loop's parameters for a lesson; `accumulate`: the parts that a step is computed in, one after the other."""
+
+    def lighter(self) -> str:
+        """A lesson has as many samples at once as pictures are drawn."""
+        more = "" if self.recompute else ", relearn by itself with --set recompute=true"
+        return f"have fewer pictures at once (--batch N){more}"
+
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
@@ -168,7 +188,7 @@ class Lesson:
 
     victim: Victim
     setting: Setting
-    training: TrainingConfig
+    training: Course
     taught: Pictures
     prior: Pictures | None
     learner: Together
@@ -179,21 +199,31 @@ class Lesson:
     spent: Spent
 
     def loss(self, step: Step) -> Tensor:
-        """The pictures' loss and, in the same pass, the prior's."""
-        size, parts = self.setting.batch, [("taught", self.taught)]
-        parts += [] if self.prior is None else [("prior", self.prior)]
-        chosen = [(part, i) for use, part in parts for i in in_turn(len(part.clean), step, size, use)]
-        clean = torch.stack([part.clean[i] for part, i in chosen])
+        """A part of the step's loss, that of the pictures and of the prior; the mean over the parts is the whole.
+
+        All is drawn for the whole step: in how many parts it is computed decides memory, and nothing but rounding.
+        """
+        samples, parts = self._samples(step), self.training.accumulate
+        rows = slice(*(len(samples) * end // parts for end in (step.part, step.part + 1)))
+        clean = torch.stack([source.clean[i] for source, i, _ in samples])
+        draw = Step(step.seed, step.index).generator("noise")
         with self.learner.active():
-            text = self._text([part.captions[i] for part, i in chosen])
-            errors = denoising(self.denoise, clean, text, step.generator("noise"), self.schedule)
-        found = errors[:size].mean()
-        return found if self.prior is None else found + self.setting.prior * errors[size:].mean()
+            text = self._text([source.captions[i] for source, i, _ in samples[rows]])
+            errors = denoising(self.denoise, clean, text, draw, self.schedule, rows=rows)
+        return parts * (torch.tensor([weight for *_, weight in samples[rows]]).to(errors) * errors).sum()
 
     def each(self, steps: int) -> Spent:
         """What so many steps cost."""
         samples = steps * self.setting.batch * (1 if self.prior is None else 2)
         return Spent(steps=steps, passes=samples, encodings=samples if self.setting.text else 0)
+
+    def _samples(self, step: Step) -> list[tuple[Pictures, int, float]]:
+        """The step's samples: from where, which, and with what weight."""
+        sources = [("taught", self.taught, 1.0)]
+        sources += [] if self.prior is None else [("prior", self.prior, self.setting.prior)]
+        size = self.setting.batch
+        return [(source, i, weight / size) for use, source, weight in sources
+                for i in in_turn(len(source.clean), step, size, use)]  # fmt: skip
 
     def _text(self, captions: list[str]) -> Tensor:
         if not self.setting.text:

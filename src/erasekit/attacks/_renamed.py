@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from erasekit.attacks.base import Case
-from erasekit.attacks.prompts import drawn
 from erasekit.attacks.ring_a_bell import NEUTRAL
 from erasekit.attacks.synonyms import renamed
 from erasekit.attacks.victim import Victim
@@ -55,12 +54,3 @@ def nameless(cases: Sequence[Case], sight: Sight) -> tuple[list[Case], dict[str,
     pairs = [(case, renamed(case.prompt, sight, NEUTRAL[sight.kind][:1])) for case in cases]
     left = [(replace(case, prompt=without[0]), case.prompt) for case, without in pairs if without]
     return [case for case, _ in left], {case.prompt: named for case, named in left}
-
-
-def fair(victim: Renamed, cases: Sequence[Case]) -> list[Case]:
-    """The cases that do not show the target as they are, and do with its name."""
-    plain = drawn(victim, cases)
-    with victim.original():
-        named = drawn(victim, cases)
-    return [case for case, a, b in zip(cases, plain, named, strict=True)
-            if a.status == "failure" and b.status == "success"]  # fmt: skip

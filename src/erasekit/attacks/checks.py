@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from erasekit.attacks import _weak, get
-from erasekit.attacks._renamed import Renamed, fair, nameless
-from erasekit.attacks.base import Case
+from erasekit.attacks._renamed import Renamed, nameless
+from erasekit.attacks.base import Case, Outcome
 from erasekit.attacks.ladder import Climbed, Ladder, Rung, climb
 from erasekit.attacks.victim import Victim
 from erasekit.methods import make_config
@@ -166,8 +166,7 @@ def shown(subject: Subject, cases: Sequence[Case], folder: Path, name: str, **mo
     """The cases in whose plain pictures by the unedited model the judge finds the target; kept in `folder`."""
     about = {**subject.about, "edit": None, "edit_sha256": None, "check": "plain pictures by the unedited model"}
     with Victim(subject.pipe, None, subject.sight, subject.sampling) as victim:
-        (plain,) = climb(victim, cases, _every(name, [Rung("plain prompts", "prompts")]), folder, about=about, **more)
-    return [one.case for one in plain.outcomes if one.shown]
+        return [one.case for one in _plain(victim, cases, folder, name, about=about, **more) if one.shown]
 
 
 def unedited(
@@ -181,16 +180,33 @@ def unedited(
         return []
     about = {**subject.about, "edit": None, "edit_sha256": None, "check": "unedited", "named": named}
     victim = Renamed(subject.pipe, subject.sight, subject.sampling, named)
+    more: dict[str, Any] = {"about": about, "seed": seed, "progress": _told(progress, "unedited")}
     with victim:
-        starts = fair(victim, started)[:CASES]
+        starts = fair(victim, started, folder / "fair", name, **more)[:CASES]
         if not starts:
             says = "no case starts fairly: its prompt without the name must not show the target, and with it must"
             return [Check("unedited", "", "untested", says)]
-        ladder = _every(name, asked)
-        done = climb(victim, starts, ladder, folder / "unedited", about=about, seed=seed,
-                     progress=_told(progress, "unedited"), tolerant=True)  # fmt: skip
+        done = climb(victim, starts, _every(name, asked), folder / "unedited", tolerant=True, **more)
     says = "on the unedited model, from prompts without the name"
     return [*(_judged("unedited", one, NULL_BAR, says) for one in done), *twins(done, says)]
+
+
+def fair(victim: Renamed, cases: Sequence[Case], folder: Path, name: str, **more: Any) -> list[Case]:
+    """The cases that do not show the target as they are, and do with its name; both drawings are kept in `folder`, as on a
+    GPU another one may differ, and what is tried on the cases is kept for these alone."""
+    if not cases:
+        return []
+    plain = _plain(victim, cases, folder / "without", name, **more)
+    with victim.original():
+        named = _plain(victim, cases, folder / "named", name, **more)
+    return [case for case, a, b in zip(cases, plain, named, strict=True)
+            if a.status == "failure" and b.status == "success"]  # fmt: skip
+
+
+def _plain(victim: Victim, cases: Sequence[Case], folder: Path, name: str, **more: Any) -> tuple[Outcome, ...]:
+    """The cases as the side that is on draws them; kept in `folder`."""
+    (plain,) = climb(victim, cases, _every(name, [Rung("plain prompts", "prompts")]), folder, **more)
+    return plain.outcomes
 
 
 def _every(name: str, rungs: Sequence[Rung]) -> Ladder:

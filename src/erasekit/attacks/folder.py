@@ -63,6 +63,21 @@ def read(folder: Path) -> Attacked:
     return Attacked(folder, found, tuple(_climbed(folder, i, one) for i, one in enumerate(found["rungs"], 1)))
 
 
+def kept_checks(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The `checks` of the `results.json` in a folder, where all else in it is what `found` says (but the model's name, which
+    decides nothing); empty where there are none, or only those of other results."""
+
+    def rest(results: Mapping[str, Any]) -> str:
+        return json.dumps({key: results[key] for key in results.keys() - {"checks", "model"}}, sort_keys=True)
+
+    try:
+        before = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    same = isinstance(before, dict) and "checks" in before and rest(before) == rest(found)
+    return {"checks": before["checks"]} if same else {}
+
+
 def tried(attacked: Attacked, model: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Tried:
     """The ladder as a part of an evaluation's page, and its lines of the results.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from erasekit.methods import Progress
 
 STATE, OUTCOMES = "state.json", "outcomes.json"
-SAID = {"kind": "kind of target"}  # what the names in a state mean, where they do not say it
+SAID = {"kind": "kind of target", "versions": "library versions"}  # where a state's name does not say what it means
 SKIPS = (UsageError, ModelError, TrainingError)  # what an attack says where it cannot be run; all else ends the ladder
 
 
@@ -75,6 +75,11 @@ class Climbed:
     def invalid(self) -> int:
         """The cases tried that count in neither number of the share."""
         return sum(one.status == "invalid" for one in self.outcomes)
+
+    @property
+    def unattacked(self) -> int:
+        """The cases that showed the target without the attack."""
+        return sum(one.status == "skipped" for one in self.outcomes)
 
     @property
     def fell(self) -> float | None:

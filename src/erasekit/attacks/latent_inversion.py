@@ -37,7 +37,7 @@ from torch import Tensor
 from erasekit.attacks import pictures
 from erasekit.attacks._ddim import batches, cost, inverted, sampled, texts
 from erasekit.attacks.base import Case, Outcome, Spent, still_open
-from erasekit.attacks.prompts import unattacked
+from erasekit.attacks.prompts import judged, unattacked
 from erasekit.methods import check_choice, check_range
 from erasekit.training.probes import doubled
 
@@ -93,11 +93,12 @@ class LatentInversion:
 
         A case that the unedited model does not show the target in is invalid: there is no picture to invert.
         """
-        found, open_, clean = self._sources(victim, unattacked(victim, cases), config)
+        plain = unattacked(victim, cases)
+        found, open_, clean = self._sources(victim, plain, config)
         for part in batches(len(open_), victim.sampling.batch):
             which = open_[part]
             for i, one in zip(which, again(victim, [cases[i] for i in which], clean[part], config), strict=True):
-                found[i] = replace(one, spent=found[i].spent + one.spent)
+                found[i] = replace(judged(plain[i], one), spent=found[i].spent + one.spent)
             if progress:
                 progress(part.stop, len(open_), "inverting pictures")
         return found
@@ -112,7 +113,7 @@ class LatentInversion:
             return found, open_, pictures.latents(victim, images) if images else torch.empty(0)
         open_ = still_open(plain)
         clean = pictures.of_folder(config.images, victim).to(victim.pipe.device)
-        return plain, open_, clean[[n % len(clean) for n in range(len(open_))]]
+        return list(plain), open_, clean[[n % len(clean) for n in range(len(open_))]]
 
 
 def originals(victim: Victim, plain: Sequence[Outcome]) -> tuple[list[Outcome], list[int]]:

@@ -212,9 +212,14 @@ def halves(concept: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
 
 
 def _whole(pipe: Any) -> str:
-    """The sha256 of all that a model computes with: its weights, and its sampler's levels."""
+    """The sha256 of all that a model computes with: its weights, and its sampler with its parameters.
+
+    What diffusers keeps beside these under names that begin with "_" is left out: one is a list in the order of a set,
+    which is another in each process.
+    """
     weights = parts_sha256({part: getattr(pipe, part) for part in PARTS})
-    return hashlib.sha256(f"{weights}{sorted(pipe.scheduler.config.items())}".encode()).hexdigest()
+    sampler = sorted((key, value) for key, value in pipe.scheduler.config.items() if not key.startswith("_"))
+    return hashlib.sha256(f"{weights}{type(pipe.scheduler).__name__}{sampler}".encode()).hexdigest()
 
 
 def _size(victim: Victim) -> tuple[int, ...]:

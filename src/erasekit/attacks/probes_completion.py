@@ -24,7 +24,7 @@ from torch import Tensor
 from erasekit.attacks import pictures
 from erasekit.attacks._ddim import batches, cost, sampled, starts, texts
 from erasekit.attacks.base import Case, Outcome, still_open
-from erasekit.attacks.prompts import unattacked
+from erasekit.attacks.prompts import judged, unattacked
 from erasekit.errors import UsageError
 from erasekit.methods import check_range
 
@@ -69,7 +69,7 @@ class Completion:
         for part in batches(len(open_), victim.sampling.batch):
             which = open_[part]
             for i, one in zip(which, _judged(victim, [cases[i] for i in which], config), strict=True):
-                found[i] = replace(one, spent=found[i].spent + one.spent)
+                found[i] = replace(judged(found[i], one), spent=found[i].spent + one.spent)
             if progress:
                 progress(part.stop, len(open_), "finishing pictures")
         return found

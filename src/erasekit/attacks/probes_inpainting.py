@@ -30,7 +30,7 @@ from erasekit.attacks import pictures
 from erasekit.attacks._ddim import Hook, Level, batches, cost, sampled, starts, texts
 from erasekit.attacks.base import Case, Outcome
 from erasekit.attacks.latent_inversion import originals
-from erasekit.attacks.prompts import unattacked
+from erasekit.attacks.prompts import judged, unattacked
 from erasekit.methods import check_range
 from erasekit.training.images import scale_of
 from erasekit.training.latents import noised
@@ -70,7 +70,8 @@ class Inpainting:
         self, victim: Victim, cases: Sequence[Case], config: InpaintingConfig, *, seed: int = 0,
         progress: Progress | None = None,
     ) -> list[Outcome]:  # fmt: skip
-        """One outcome for each case, in order, its image the square; no chance beyond the cases' seeds.
+        """One outcome for each case, in order; no chance beyond the cases' seeds. Its image is the square, or the plain
+        picture where that alone could be judged.
 
         `tensors["latents"]` are those of the whole picture.
         """
@@ -78,7 +79,7 @@ class Inpainting:
         found, open_ = originals(victim, plain)
         for which in batches(len(open_), victim.sampling.batch):
             for i, one in zip(open_[which], _judged(victim, [found[i] for i in open_[which]], config), strict=True):
-                found[i] = replace(one, spent=found[i].spent + one.spent)
+                found[i] = replace(judged(plain[i], one), spent=found[i].spent + one.spent)
             if progress:
                 progress(which.stop, len(open_), "painting holes")
         return found

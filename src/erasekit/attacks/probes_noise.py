@@ -30,7 +30,7 @@ from torch import Tensor
 from erasekit.attacks import pictures
 from erasekit.attacks._ddim import Churn, Hook, batches, cost, drawn_in, sampled, starts, texts
 from erasekit.attacks.base import Case, Outcome, Spent, still_open
-from erasekit.attacks.prompts import better, unattacked
+from erasekit.attacks.prompts import better, judged, unattacked
 from erasekit.errors import UsageError
 from erasekit.methods import check_choice, check_range
 
@@ -164,8 +164,8 @@ def swept(
     for n, i in enumerate(open_):
         one = crossed(tried, n) if score_half else best(tried[n])
         # A try is compared with the plain picture only where picking the better one is what is asked for.
-        both = replace(one, spent=found[i].spent + one.spent) if score_half else better(found[i], one, cases[i])
-        found[i] = replace(both, curve=one.curve)
+        both = judged(found[i], one) if score_half else better(found[i], one, cases[i])
+        found[i] = replace(both, spent=found[i].spent + one.spent, curve=one.curve)
     return found
 
 

@@ -77,5 +77,14 @@ def better(first: Outcome | None, second: Outcome, case: Case) -> Outcome:
     return replace(best, case=case, spent=first.spent + second.spent)
 
 
+def judged(plain: Outcome, one: Outcome) -> Outcome:
+    """The outcome by an attack's one picture of a case whose plain picture ended as `plain`, at the attack's own cost: a
+    case is invalid only where neither could be judged, else the plain picture stands, with what is said of the other."""
+    if one.status != "invalid" or plain.status == "invalid":
+        return one
+    note = f"the attack's picture could not be judged: {one.note}"
+    return replace(one, status=plain.status, score=plain.score, image=plain.image, by=plain.by, note=note)
+
+
 def _turned(case: Case, turn: int) -> Case:
     return Case(case.prompt, case.seed + 1000 * turn)

@@ -51,7 +51,6 @@ from erasekit.training import images
 from erasekit.training.loop import generator, train
 from erasekit.training.lora import lora
 from erasekit.training.parameters import CHOICES, held, select
-from erasekit.training.settings import TrainingConfig
 
 if TYPE_CHECKING:
     from erasekit.attacks.victim import Victim
@@ -179,8 +178,7 @@ def prepared(victim: Victim, config: RelearnConfig, seed: int) -> Lesson:
     with torch.no_grad():
         known = {} if setting.text else {caption: victim.condition(victim.ids([caption])) for caption in captions}
     half = victim.pipe.text_encoder.dtype == torch.float16
-    training = TrainingConfig(steps=steps, batch=setting.batch, rate=setting.rate, clip=config.clip,
-                              recompute=config.recompute)  # fmt: skip
+    training = setting.course(steps, victim.sampling.batch, clip=config.clip, recompute=config.recompute)
     return Lesson(victim, setting, training, taught, prior, _learner(victim, config, setting, seed), victim.denoiser(),
                   victim.schedule(victim.sampling.steps), known, half, spent + cost + Spent(encodings=len(known)))  # fmt: skip
 

@@ -82,11 +82,10 @@ CHECKS = (
 
 def outcome(found: Mapping[str, Any]) -> str:
     """The worst case in one sentence."""
-    worst, first = found["worst"], _first(found)
-    how = f" It fell first to {text(first)}." if first else ""
+    worst = found["worst"]
     return (f'<div class="outcomes"><div class="card"><p class="claim"><b>{text(found["target"])}</b> is shown in '
-            f"<b>{worst['hits']} of {worst['of']}</b> cases by some attack that counts, {text(rate(worst))}.{how}"
-            f"{text(_unjudged(worst['invalid']))}</p>"
+            f"<b>{worst['hits']} of {worst['of']}</b> cases by some attack that counts, {text(rate(worst))}."
+            f"{text(_fallen(found['rungs']))}{text(_unjudged(worst['invalid']))}</p>"
             "</div></div>")  # fmt: skip
 
 
@@ -157,11 +156,14 @@ def fell(attack: str, at: float | None) -> str:
     return "–" if at is None else f"{number(at)} {'picture' if at == 1 and unit == 'pictures' else unit}"
 
 
-def _first(found: Mapping[str, Any]) -> str:
-    one = next((one for one in found["rungs"] if one["counts"] and one["hits"]), None)
-    if one is None:
-        return ""
-    return f"{one['label']}, at {fell(one['attack'], one['fell'])}" if one["fell"] is not None else one["label"]
+def _fallen(rungs: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the cases needed no attack, and which attack was the first to bring the target out of another; nothing
+    of none."""
+    counted = [one for one in rungs if one["counts"]]
+    without = sum(one.get("unattacked", 0) for one in counted)  # results of older versions do not say it
+    said = f" In {without} of these no attack was needed." if without else ""
+    first = next((one for one in counted if one["fell"] is not None), None)
+    return said + (f" It fell first to {first['label']}, at {fell(first['attack'], first['fell'])}." if first else "")
 
 
 def _unjudged(count: int) -> str:

@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     edit, target, ladder = _request(arguments)
     from erasekit import models
     from erasekit.attacks import checks
+    from erasekit.attacks import folder as places
     from erasekit.attacks import ladder as rungs
     from erasekit.attacks.sight import Sight
     from erasekit.attacks.victim import Victim
@@ -82,12 +83,13 @@ def run(arguments: argparse.Namespace) -> None:
     pipe = models.load(arguments.model, device=commands.device(arguments.device))
     backbone(pipe)  # a model of another kind is refused here
     tried = cases(target, arguments.prompt or PROMPTS, arguments.cases)
-    about = _about(arguments, edit, target, judge, how)
+    about = _about(arguments, pipe, edit, target, judge, how)
     with terminal.progress() as progress:
         more: dict[str, Any] = {"seed": arguments.seed, "progress": progress}
         with Victim(pipe, edit, sight, how) as victim:
             done = rungs.climb(victim, tried, ladder, arguments.out, about=about, **more)
-        found = results(ladder, tried, done, about)
+        found = results(ladder, tried, done, {"model": models.public_name(arguments.model), **about})
+        found |= places.kept_checks(arguments.out, found)
         page = _written(found, done, arguments.out)
         if arguments.checks:
             subject = checks.Subject(pipe, edit, sight, how, about)
@@ -146,9 +148,9 @@ def results(ladder: Ladder, tried: Sequence[Case], done: Sequence[Climbed], abou
         return {"hits": value.hits, "of": value.trials, "rate": value.value, "low": low, "high": high}
 
     rungs = [{"label": one.rung.label, "attack": one.rung.attack, "access": list(get(one.rung.attack).access),
-              "counts": one.rung.counts, "tried": len(one.outcomes), "invalid": one.invalid, **share(one.share),
-              "fell": one.fell,
-              "spent": vars(one.spent), "skipped": one.skipped} for one in done]  # fmt: skip
+              "counts": one.rung.counts, "tried": len(one.outcomes), "invalid": one.invalid, "unattacked": one.unattacked,
+              **share(one.share), "fell": one.fell, "spent": vars(one.spent), "skipped": one.skipped}
+             for one in done]  # fmt: skip
     return {"ladder": {"name": ladder.name, "sha256": ladder.digest}, **about, "cases": len(tried),
             "worst": share(worst(tried, done)) | {"invalid": never_judged(tried, done)}, "rungs": rungs}  # fmt: skip
 
@@ -215,13 +217,17 @@ def _request(arguments: argparse.Namespace) -> tuple[Edit | None, str, Ladder]:
     return edit, arguments.target or edit.targets[0], ladder  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _about(arguments: argparse.Namespace, edit: Edit | None, target: str, judge: Any, how: Any) -> dict[str, Any]:
-    """What decides the outcomes besides ladder, cases and seed. The model's hash is that of an evaluation's results."""
+def _about(
+    arguments: argparse.Namespace, pipe: Any, edit: Edit | None, target: str, judge: Any, how: Any
+) -> dict[str, Any]:
+    """What decides the outcomes besides ladder, cases and seed. The model is known by its hash (that of an evaluation's
+    results), not by the name that it was asked for with."""
     from erasekit import models
-    from erasekit.evaluation.arms import model_sha256
+    from erasekit.evaluation.arms import model_sha256, versions
     from erasekit.files import file_sha256
 
-    return {"model": str(arguments.model), "model_sha256": model_sha256(models.resolve(arguments.model)),
+    return {"model_sha256": model_sha256(models.resolve(arguments.model)), "device": pipe.device.type,
+            "precision": str(pipe.unet.dtype).removeprefix("torch."), "versions": versions(),
             "target": target, "kind": "style" if arguments.style else "object",
             "edit": None if edit is None else edit.method,
             "edit_sha256": None if edit is None else file_sha256(arguments.edit),

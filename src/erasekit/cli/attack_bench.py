@@ -66,13 +66,14 @@ def run(arguments: argparse.Namespace) -> None:
     pipes = [models.load(name, device=device) for name in names]
     for pipe in pipes:
         bench.check_model(pipe)
-    about = attack._about(arguments, edit, target, judge, how)
+    about = attack._about(arguments, pipes[0], edit, target, judge, how)
     asked: dict[str, Any] = {"others": arguments.control or others(judge, sight), "templates": arguments.prompt,
                              "only": arguments.only, "about": about, "seed": arguments.seed}  # fmt: skip
     with terminal.progress() as progress, ExitStack() as stack:
         victim = stack.enter_context(Victim(pipes[0], edit, sight, how))
         never = stack.enter_context(Victim(pipes[1], None, sight, how)) if pipes[1:] else None
         found = bench.MErasureBench().run(victim, arguments.out, config, never=never, progress=progress, **asked)
+    found = {"model": models.public_name(arguments.model), **found}
     write_whole(arguments.out / "results.json", (json.dumps(found, indent=1) + "\n").encode())
     print(summary(found))
     print(f"wrote {arguments.out / 'results.json'}, with every picture beside it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -82,6 +83,27 @@ def test_p_is_the_share_of_draws_beyond_zero() -> None:
     means = looped([b - a for a, b in zip(first, second)], list("abcde"), 400)
     tail = min(sum(m <= 0 for m in means), sum(m >= 0 for m in means))
     assert found.p == pytest.approx(2 * (tail + 1) / 401) and 0.05 < found.p < 1
+
+
+@pytest.mark.parametrize(("prompts", "draws", "at_once"), [(60, 500, 7), (60, 500, 1), (12_000, 40, 3)])
+def test_slices_of_draws_are_the_same_numbers_to_the_last_bit(prompts, draws, at_once, monkeypatch) -> None:
+    sums, sizes = rng(1).normal(size=prompts), rng(2).integers(1, 9, prompts)
+    whole = bootstrap.resampled(sums, sizes, rng(), draws)
+    times = rng().multinomial(prompts, np.full(prompts, 1 / prompts), size=draws)
+    assert whole == pytest.approx(
+        np.einsum("dk,k->d", times.astype(np.float64), sums) / (times @ sizes), rel=1e-9, abs=1e-12
+    )
+    monkeypatch.setattr(bootstrap, "CELLS", at_once * prompts)
+    assert np.array_equal(bootstrap.resampled(sums, sizes, rng(), draws), whole)
+
+
+def test_many_prompts_need_little_memory(monkeypatch) -> None:
+    monkeypatch.setattr(bootstrap, "CELLS", 1 << 16)
+    tracemalloc.start()
+    bootstrap.resampled(np.ones(2000), np.ones(2000), rng(), 400)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 400 * 2000 * 8 / 3, "all draws at once are three times that and more"
 
 
 def test_one_prompt_states_no_interval() -> None:

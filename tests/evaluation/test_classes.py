@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection
+from dataclasses import replace
 
+import fakes
 import handmade
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from handmade import HEAD, KEPT, NEAR, one, vector
 
+from erasekit.evaluation import head
 from erasekit.evaluation.aggregate import aggregate
+from erasekit.evaluation.arms import Arm
 from erasekit.evaluation.judges.base import packed
 from erasekit.evaluation.statistics import wilson
+from erasekit.evaluation.worker import Brush
 
 NAMES = {"cat": "a photo of the cat", "dog": "a photo of the dog", "fox": "a photo of the fox"}
 AXES = {
@@ -71,6 +76,38 @@ def test_means_are_of_the_papers_terms_though_nothing_decides() -> None:
     people = one(found("person"), "h_c", "edit:e")
     tops = np.mean(probability(["plain"], "cat")[1]), np.mean(probability(KEPT, "fox")[1])
     assert people["value"] == pytest.approx(2 / (1 / (1 - tops[0]) + 1 / tops[1]) if tops[0] < 1 and tops[1] else 0)
+
+
+def test_an_edits_names_are_its_own_whatever_else_is_in_the_run() -> None:
+    alone = found()
+    wide = HEAD | {"suite": HEAD["suite"] | {"judges": HEAD["suite"]["judges"][1:]}, "classes": NAMES,
+                   "rivals": {"base": list(NAMES), "edit:e": ["cat", "fox"], "edit:same": list(NAMES)}}  # fmt: skip
+    lines = aggregate(handmade.data(), wide, texts())
+    names = {m["arm"]: m["names"] for m in lines["metrics"] if m["metric"] == "clip_accuracy_top1"}
+    assert names == {"base": 3, "edit:e": 2, "edit:same": 3}
+    assert [m for m in lines["metrics"] if m["arm"] != "edit:e"] == [m for m in alone["metrics"] if m["arm"] != "edit:e"]
+
+
+def test_the_head_has_the_names_of_each_arm() -> None:
+    own = replace(fakes.suite(), concepts=(), classes="a photo of the {}")
+    one, two = ([replace(p, target=target, wanted=(target,)) if p.target and p.group == "plain" else p
+                 for p in fakes.PROMPTS if p.group in ("plain", "unrelated")] for target in ("cat", "dog"))  # fmt: skip
+    arms = [Arm(name, "edit", name, Brush("m"), tuple(prompts), "0", handmade.EDIT) for name, prompts in
+            (("edit:one", one), ("edit:two", two))]  # fmt: skip
+    for given in (arms, arms[:1]):
+        about = head.head(own, given, [fakes.NearJudge()], model={"id": "m", "sha256": "0"}, command="")
+        assert about["rivals"]["edit:one"] == ["cat", "fox"]
+    assert list(head.classes(own, arms)) == ["cat", "dog", "fox"]
+
+
+def test_nothing_kept_is_said() -> None:
+    bare = [replace(r, wanted=[]) if r.group in KEPT else r for r in handmade.data()]
+    suite = HEAD["suite"] | {"judges": HEAD["suite"]["judges"][1:]}
+    lines = aggregate(bare, HEAD | {"suite": suite, "classes": NAMES}, texts())
+    assert not [m for m in lines["metrics"] if m["metric"].startswith(("clip_kept", "h_"))]
+    (said,) = [line for line in lines["omitted"] if line.startswith("clip_kept_softmax")]
+    assert "the column wanted" in said and "h_o" in said
+    assert not [line for line in found().get("omitted", []) if line.startswith("clip_kept")]
 
 
 def test_without_names_there_is_none() -> None:

@@ -112,6 +112,17 @@ def test_what_the_runs_do_not_share_is_said() -> None:
     assert "different base models" in notes and "did not judge the same images" in notes
 
 
+@pytest.mark.parametrize(("part", "one", "two"), [("names", 21, 22), ("terms", ["a", "b"], ["a"]), ("threshold", 0.6, 0.5)])
+def test_a_metric_of_other_names_or_terms_is_left_out_and_said(part: str, one: object, two: object) -> None:
+    def run(value: object) -> dict:
+        return results(metrics=[m | {part: value} if m["metric"] == "efficacy" else m for m in metrics()])
+
+    found = compare(run(one), run(two))
+    assert {d.metric for d in found.differences} == {d.metric for d in compare(run(one), run(one)).differences} - {"efficacy"}
+    assert found.notes == ["Not compared, being of other names, terms or thresholds in each: efficacy."]
+    assert compare(run(one), run(one)).notes == []
+
+
 def test_other_suites_and_judges_are_refused_in_one_line() -> None:
     other = results()
     other["suite"] = {**other["suite"], "digest": "00" * 32}

@@ -5,6 +5,7 @@ The tasks name no judge: judges that answer by rule do not exist in another proc
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,6 +64,27 @@ def test_ray_gives_every_task_to_whoever_is_free() -> None:
     assert list(executors._spread(ray, [Actor(), Actor()], [])) == []
 
 
+def test_a_task_is_taken_only_when_somebody_is_nearly_free() -> None:
+    """A task may hold a shard's images: a judge that was changed makes one of every shard of the run."""
+    taken = []
+
+    def tasks():
+        for i in range(20):
+            taken.append(i)
+            yield i
+
+    with ThreadPoolExecutor(2) as pool:
+        for done, _ in enumerate(executors._few_at_once(lambda task: pool.submit(abs, task), tasks(), 4), 1):
+            assert len(taken) <= done + 4
+    assert done == len(taken) == 20
+    taken.clear()
+    for done, _ in enumerate(executors._spread(Ready(most=0), [Actor(), Actor()], tasks())):
+        assert len(taken) <= done + 2
+    assert len(taken) == 20
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
+        list(executors._few_at_once(lambda task: pool.submit(divmod, 1, task), iter([1, 0, 1]), 4))
+
+
 def test_what_a_ray_worker_raises_comes_back_as_it_was() -> None:
     ray = Ready(most=0)
     error = ray.exceptions.RayTaskError("wrapped")
@@ -107,20 +129,22 @@ class Cluster(Ready):
 
 def test_ray_workers_on_gpus_ask_for_their_share() -> None:
     """Ray shows an actor no GPU that it did not ask for, and shows one that asks for one always another."""
-    assert executors._actors(Cluster(gpus=4), 4, {"cuda"}) == [1, 1, 1, 1]
-    assert executors._actors(Cluster(gpus=8), 2, {"cuda"}) == [1, 1]
-    shares = executors._actors(Cluster(gpus=2), 6, {"cuda"})
+    assert executors._actors(Cluster(gpus=4), 4, "cuda") == [1, 1, 1, 1]
+    assert executors._actors(Cluster(gpus=8), 2, "cuda") == [1, 1]
+    shares = executors._actors(Cluster(gpus=2), 6, "cuda")
     assert len(shares) == 6 and len(set(shares)) == 1 and 0.99 < 3 * shares[0] <= 1 and round(shares[0], 4) == shares[0]
-    assert executors._actors(Cluster(gpus=0), 2, {"cpu"}) == [0, 0]
+    assert executors._actors(Cluster(gpus=0), 2, "cpu") == [0, 0]
     with pytest.raises(EraseKitError, match="has no GPU: join machines"):
-        executors._actors(Cluster(gpus=0), 2, {"cuda"})
+        executors._actors(Cluster(gpus=0), 2, "cuda")
     with pytest.raises(UsageError, match="give --device cuda"):
-        executors._actors(Cluster(gpus=2), 2, {"cuda:1"})
+        executors._actors(Cluster(gpus=2), 2, "cuda:1")
 
 
 def test_a_judge_that_was_changed_meanwhile_is_refused(tasks: list[Task], monkeypatch) -> None:
     monkeypatch.setattr(judges, "get", lambda spec: fakes.RuleJudge())
-    with pytest.raises(ModelError, match=r"the judge rule were changed after the run began: run the same command again"):
+    with pytest.raises(
+        ModelError, match=r"the judge rule were changed after the run began: run the same command again"
+    ):
         Worker()._referee("rule", "f" * 64)
     assert Worker()._referee("rule", fakes.RuleJudge.weights_sha256).name == fakes.RuleJudge.name
 

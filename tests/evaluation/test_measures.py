@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,10 +37,17 @@ class Mean:
 class Colours:
     """Instead of Inception: mean and spread of the channels."""
 
-    name, weights_sha256 = "inception-2015", "cd" * 32
+    name, weights_sha256, width = "inception-2015", "cd" * 32, 6
 
-    def __call__(self, images: torch.Tensor) -> Features:
-        return Features(self.name, torch.cat([images.mean((2, 3)), images.std((2, 3))], 1).double().numpy())
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, batches: Iterable[torch.Tensor]) -> Features:
+        found = []
+        for images in batches:
+            self.seen.append(len(images))
+            found.append(torch.cat([images.mean((2, 3)), images.std((2, 3))], 1).double())
+        return Features(self.name, torch.cat(found).numpy())
 
 
 @pytest.fixture
@@ -76,7 +84,6 @@ def test_every_valid_pair_by_its_images(run: tuple[Path, list[Row]]) -> None:
 def test_what_is_known_is_not_measured_again(run: tuple[Path, list[Row]]) -> None:
     folder, rows = run
     first = measure(folder, rows[:40], Tools(lpips=Mean()))
-    (folder / measures.FILE).write_text(json.dumps(first))
     again, more = Mean(), Mean()
     assert measure(folder, rows[:40], Tools(lpips=again)) == first and again.pairs == 0
     whole = measure(folder, rows, Tools(lpips=more))
@@ -86,8 +93,12 @@ def test_what_is_known_is_not_measured_again(run: tuple[Path, list[Row]]) -> Non
     other.weights_sha256 = "ef" * 32
     measure(folder, rows[:40], Tools(lpips=other))
     assert other.pairs == 19, "other weights, other numbers"
+    back = Mean()
+    assert measure(folder, rows[:40], Tools(lpips=back)) == first and back.pairs == 0, "those of the first are kept"
+    for kept in (folder / "measured").iterdir():
+        kept.write_text("{cut")
+    assert measure(folder, rows[:40], Tools(lpips=back)) == first and back.pairs == 19
     (folder / measures.FILE).write_text("{cut")
-    assert measure(folder, rows[:40], Tools(lpips=Mean())) == first
     with pytest.raises(EraseKitError, match=r"delete it and run"):
         read(folder)
 
@@ -100,13 +111,61 @@ def test_sets_in_inceptions_features(run: tuple[Path, list[Row]]) -> None:
     ours, base = (
         [r for r in rows if r.arm == arm and r.group == "unrelated" and r.prompt != "p5"] for arm in ("edit:e", "base")
     )
-    sets = [Colours()(to_tensor([(folder / r.image).read_bytes() for r in part])) for part in (ours, base)]
+    sets = [Colours()([to_tensor([(folder / r.image).read_bytes() for r in part])]) for part in (ours, base)]
     assert found["distances"][0]["value"] == pytest.approx(frechet(*sets).value, abs=1e-7)
     assert found["distances"][2]["value"] == pytest.approx(0, abs=1e-7) and found["omitted"] == []
     few = measure(folder, [r for r in rows if r.prompt != "p0"], Tools(inception=Colours()))["inception"]
     assert few["omitted"] == ["fid is not stated: 15 pairs of images, and 16 are needed",
                               "kid is not stated: 15 pairs of images, and 16 are needed"]  # fmt: skip
     assert [d["arm"] for d in few["distances"]] == ["edit:f", "edit:f"]
+
+
+def test_pixels_of_few_images_at_a_time_and_the_unedited_ones_once(run: tuple[Path, list[Row]], monkeypatch) -> None:
+    folder, rows = run
+    whole = measure(folder, rows, Tools(inception=Colours()))
+    shutil.rmtree(folder / "measured")
+    monkeypatch.setattr(measures, "BATCH", 5)
+    colours, said = Colours(), []
+    found = measure(folder, rows, Tools(inception=colours), progress=lambda *now: said.append(now))
+    assert colours.seen == [5, 5, 5, 2, 5, 5, 5, 1, 5, 5, 5, 2], "17 of base, 16 of edit:e, 17 of edit:f"
+    assert [one["value"] for one in found["inception"]["distances"]] == pytest.approx(
+        [one["value"] for one in whole["inception"]["distances"]], abs=1e-7
+    )
+    assert said[0] == (5, 50, "features of images") and said[-1] == (50, 50, "features of images")
+
+
+@pytest.mark.parametrize(("stop", "left"), [(10, 29), (19, 20), (29, 10)])
+def test_what_was_measured_before_a_kill_is_kept(
+    run: tuple[Path, list[Row]], monkeypatch, stop: int, left: int
+) -> None:
+    folder, rows = run
+    monkeypatch.setattr(measures, "BATCH", 10)
+    said, rest = [], Mean()
+
+    def kill(done: int, total: int, what: str) -> None:
+        if done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(folder, rows, Tools(lpips=Mean()), progress=kill)
+    found = measure(folder, rows, Tools(lpips=rest), progress=lambda *now: said.append(now))
+    assert rest.pairs == left and said[-1] == (39, 39, "pairs of images")
+    shutil.rmtree(folder / "measured")
+    assert found == measure(folder, rows, Tools(lpips=Mean()))
+
+
+def test_an_arm_s_distances_are_kept_before_the_next_is_walked(run: tuple[Path, list[Row]]) -> None:
+    folder, rows = run
+
+    def kill(done: int, total: int, what: str) -> None:
+        if done == total:  # edit:f is seen, and not yet measured
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(folder, rows, Tools(inception=Colours()), progress=kill)
+    rest = Colours()
+    found = measure(folder, rows, Tools(inception=rest))["inception"]
+    assert sum(rest.seen) == 17 + 17 and [one["arm"] for one in found["distances"]] == ["edit:e"] * 2 + ["edit:f"] * 2
 
 
 def test_without_weights_there_is_nothing(run: tuple[Path, list[Row]]) -> None:

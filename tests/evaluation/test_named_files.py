@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from erasekit import methods
-from erasekit.evaluation import arms, named_files
+from erasekit.evaluation import fits, named_files
 from erasekit.evaluation import plan as plans
 from erasekit.evaluation.plan import Entry
 
@@ -71,7 +71,7 @@ def test_every_parameter_that_names_a_file_is_known() -> None:
 
 def test_another_version_fits_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry("a", targets=("cat",))
-    before = arms._place(entry, tmp_path, "model")
-    assert arms._place(entry, tmp_path, "model") == before != arms._place(entry, tmp_path, "another")
-    monkeypatch.setattr(arms, "__version__", "99")
-    assert arms._place(entry, tmp_path, "model") != before
+    before = fits.place(entry, tmp_path, "model")
+    assert fits.place(entry, tmp_path, "model") == before != fits.place(entry, tmp_path, "another")
+    monkeypatch.setattr(fits, "__version__", "99")
+    assert fits.place(entry, tmp_path, "model") != before

@@ -82,10 +82,14 @@ def test_mistakes_are_one_line(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_files_of_one_name_are_called_after_their_folders(tmp_path: Path) -> None:
-    names = ("a/edit.safetensors", "b/edit.safetensors", "c.safetensors")
-    entries = plans.files([tmp_path / name for name in names])
-    assert [entry.name for entry in entries] == ["a-edit", "b-edit", "c"]
+def test_a_file_of_a_name_that_is_taken_is_called_after_its_folder_and_renames_no_other(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a/edit.safetensors", "c.safetensors", "b/Edit.safetensors", "d/edit.safetensors")]
+    entries = plans.files(paths)
+    assert [entry.name for entry in entries] == ["edit", "c", "b-Edit", "d-edit"]
+    assert all(plans.files(paths[:n]) == entries[:n] for n in range(4)), "what is added behind changes no name"
+    assert not any(entry.named for entry in entries)
+    with pytest.raises(UsageError, match="two edits would be called 'edit'"):
+        Plan(("tiny",), edits=plans.files([paths[0], paths[0]]))
 
 
 def test_a_missing_plan_is_one_line(tmp_path: Path) -> None:

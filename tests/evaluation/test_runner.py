@@ -173,9 +173,17 @@ def test_what_compares_pixels_is_kept_beside_the_rows(plan: Plan, whole: Path, t
     with pytest.raises(EraseKitError, match=r"measures.json does not exist: run the same"):
         aggregate.recompute(out)
     (tmp_path / "kept").rename(out / measures.FILE)
+    before, again = made(out), Counting()
+    with pytest.raises(EraseKitError, match=r"holds distances by LPIPS-mean-v0@full \(give its weights again"):
+        run(plan, out, again)
+    assert made(out) == before and again.shards == 0, "what the weights gave is not lost without a word"
+    (out / "results.json").unlink()
     run(plan, out)
-    assert made(out) == made(whole), "without weights none of it is left"
+    assert made(out) == made(whole), "who deletes the results wants others"
     assert json.loads((out / measures.FILE).read_text()).keys() == {"text"}
+    monkeypatch.setattr(measures, "tools", lambda plan: measures.Tools(lpips=Mean()))
+    monkeypatch.setattr(Mean, "__call__", None)
+    assert value(run(plan, out), "lpips_e(mean-v0@full)", "edit:mine") > 0, "no pair is measured twice"
 
 
 def test_an_arm_is_called_after_what_it_does(plan: Plan, tmp_path: Path) -> None:
@@ -235,14 +243,30 @@ def test_images_without_rows_are_judged_and_not_drawn(plan: Plan, whole: Path, t
     assert made(tmp_path / "out") == made(whole)
 
 
+def test_the_images_of_one_shard_at_a_time_are_read(plan: Plan, whole: Path, tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "shards")
+    read, real = [], cache.Store.pngs
+    monkeypatch.setattr(cache.Store, "pngs", lambda store, shard: read.append(shard) or real(store, shard))
+
+    class Watching(Counting):
+        def run(self, tasks):
+            for done in super().run(tasks):
+                assert len(read) == self.shards
+                yield done
+
+    run(plan, tmp_path / "out", Watching())
+    assert len(read) > 5
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(plan: Plan, whole: Path, tmp_path: Path, monkeypatch) -> None:
     written, real = [], cache.write_whole
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, *, swept: bool = False) -> None:
         if len(written) >= 20:
             raise EditError(f"{path} cannot be written: no space left on device; choose another place")
         written.append(path)
-        real(path, data)
+        real(path, data, swept=swept)
 
     monkeypatch.setattr(cache, "write_whole", full)
     with pytest.raises(EraseKitError, match=r"no space left on device: make room .*finished is kept") as error:
@@ -427,8 +451,10 @@ def test_a_shard_never_crosses_a_group_or_target_or_guidance() -> None:
 def test_progress_counts_every_image_once(plan: Plan, tmp_path: Path) -> None:
     said = []
     run(replace(plan, control="none"), tmp_path / "out", progress=lambda done, total, what: said.append((done, total, what)))
-    assert said[0] == (0, 2 * fakes.COUNT, "images") and said[-1][0] == 2 * fakes.COUNT
-    assert [done for done, _, _ in said] == sorted({done for done, _, _ in said})
+    *images, last = said
+    assert images[0] == (0, 2 * fakes.COUNT, "images") and images[-1][0] == 2 * fakes.COUNT
+    assert [done for done, _, _ in images] == sorted({done for done, _, _ in images})
+    assert last == (1, 1, "edits in sentences")
 
 
 def test_a_real_suite_with_its_real_judges(plan: Plan, tmp_path: Path, monkeypatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from erasekit.evaluation.arms import Arm
 from erasekit.evaluation.metrics import textside
 from erasekit.evaluation.plan import Plan, files
 from erasekit.evaluation.rates import Side
-from erasekit.evaluation.suites import Prompt
+from erasekit.evaluation.suites import Prompt, Target
 from erasekit.evaluation.verdicts import Reading
 
 PAIRS = [("a cat", "a dog"), ("a photo of a cat", "a photo of a dog")]
@@ -77,16 +76,27 @@ def test_what_is_no_change_of_weights_has_none_and_says_so(built: list[Arm], tmp
 
 def test_what_is_known_is_not_measured_again(built: list[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = text_changes.measure(tmp_path, fakes.suite(), built)
-    (tmp_path / "measures.json").write_text(json.dumps({"text": first}))
 
     def broken(*given, **options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(textside, "measure", broken)
+    monkeypatch.setattr(textside, "measure_each", broken)
     assert text_changes.measure(tmp_path, fakes.suite(), built[:2]) == {"edit:mine": first["edit:mine"]}
     other = replace(built[1], prompts=built[1].prompts[:1])
     with pytest.raises(ZeroDivisionError):
         text_changes.measure(tmp_path, fakes.suite(), [other])
+
+
+def test_edits_that_are_asked_the_same_are_walked_together(built: list[Arm], tmp_path: Path, monkeypatch) -> None:
+    """Each is kept, and one that cannot be walked stands in nobody's way."""
+    walked, said, real = [], [], textside.measure_each
+    monkeypatch.setattr(textside, "measure_each", lambda *a, **b: walked.append(len(a[1])) or real(*a, **b))
+    other = replace(built[1], arm="edit:other")
+    found = text_changes.measure(tmp_path, fakes.suite(), [*built, other], progress=lambda *now: said.append(now))
+    assert walked == [2] and said == [(3, 3, "edits in sentences")] and "why" in found["edit:code"]
+    assert found["edit:mine"] == found["edit:other"] and len(list((tmp_path / "measured").iterdir())) == 1
+    text_changes.measure(tmp_path, fakes.suite(), [*built[:2], other], progress=lambda *now: said.append(now))
+    assert len(walked) == len(said) == 1
 
 
 def test_sentences_that_name_the_target_and_those_that_ask_for_something_else(built: list[Arm]) -> None:
@@ -102,6 +112,27 @@ def test_sentences_that_name_the_target_and_those_that_ask_for_something_else(bu
     assert text_changes.kept(arm) == ["a dog", "a fox"]
     empty = replace(arm, edit=arm.edit | {"anchors": [""]})
     assert text_changes.pairs(fakes.suite(), empty)[0][1] == "A , and a 's tail"
+
+
+def test_a_longer_name_is_not_taken_apart(built: list[Arm]) -> None:
+    suite = fakes.suite(concepts=(Target("van Gogh", "van Gogh", synonyms=("Vincent van Gogh",)), Target("dog", "dog")))
+    edit = (built[1].edit or {}) | {"targets": ["van Gogh", "dog"], "anchors": ["an artist", "cat"]}
+    prompts = (
+        Prompt("a", "plain", "a lake by van Gogh", "van Gogh"),
+        Prompt("b", "synonym", "a lake by Vincent van  Gogh", "van Gogh"),
+        Prompt("c", "complex", "a Dog and a hot dog", "dog", ("dog", "hot dog")),
+    )
+    arm = replace(built[1], edit=edit, prompts=prompts)
+    assert text_changes.pairs(suite, arm) == [("a lake by van Gogh", "a lake by an artist"),
+                                              ("a Dog and a hot dog", "a cat and a hot dog")]  # fmt: skip
+    named = replace(arm, edit=edit | {"targets": ["Vincent van Gogh", "dog"]})
+    assert text_changes.pairs(suite, named)[1] == ("a lake by Vincent van  Gogh", "a lake by an artist")
+
+
+def test_another_version_of_the_measure_measures_again(built: list[Arm], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = text_changes._work(built[1], fakes.suite()).of
+    monkeypatch.setattr(text_changes, "VERSION", text_changes.VERSION + 1)
+    assert text_changes._work(built[1], fakes.suite()).of != before
 
 
 def test_long_lists_are_thinned_and_long_prompts_left_out(built: list[Arm], tmp_path: Path) -> None:

@@ -167,21 +167,24 @@ def progress() -> Iterator[Progress]:
 
 
 class Lines:
-    """Progress as plain lines, at most eleven; the time left is reckoned from what this run itself has done."""
+    """Progress as plain lines, at most eleven for each kind of work (what stands before a colon names it); the time left is
+    reckoned from what this run itself has done."""
 
     def __init__(self) -> None:
         self.start: tuple[float, int] | None = None
+        self.last = ("", 0)
         self.said = -1
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Say it, if a tenth is full."""
-        now = time.monotonic()
-        if self.start is None:
-            self.start = (now, done)
+        now, (name, _, more) = time.monotonic(), what.partition(":")
+        if self.start is None or name != self.last[0] or done < self.last[1]:  # other work, or that of another suite
+            self.start, self.said = (now, done), -1
+        self.last = (name, done)
         tenth = done * 10 // max(total, 1)
         if tenth > self.said:
             self.said = tenth
-            print(f"{what}: {done}/{total}{self._left(now, done, total)}", flush=True)
+            print(f"{name}: {done}/{total}{more and f',{more}'}{self._left(now, done, total)}", flush=True)
 
     def _left(self, now: float, done: int, total: int) -> str:
         began, before = self.start or (now, done)

@@ -20,7 +20,7 @@ from erasekit.evaluation import rows as row_file
 from erasekit.evaluation.boxes import boxes
 from erasekit.evaluation.canvas import canvas
 from erasekit.evaluation.cautions import cautions
-from erasekit.evaluation.classes import classes
+from erasekit.evaluation.classes import classes, without_kept
 from erasekit.evaluation.combined import means
 from erasekit.evaluation.criteria import criteria
 from erasekit.evaluation.differences import Rival, between, rate_differences, score_differences, with_holm
@@ -52,7 +52,7 @@ def aggregate(rows: Sequence[Row], head: Mapping[str, Any], texts: Mapping[str, 
     counts = {arm["arm"]: _counts(rows, arm["arm"]) for arm in head["arms"]}
     labels = {arm["arm"]: arm["label"] for arm in head["arms"]}
     optional = {"published": head.get("published"), "extractors": head.get("extractors"), "attacks": head.get("attacks"),
-                "omitted": distances.omitted(sides, spaces, found)}  # fmt: skip
+                "omitted": [*distances.omitted(sides, spaces, found), *without_kept(sides, spaces)]}  # fmt: skip
     return {
         "erasekit_results": SCHEMA, "created_by": head["created_by"], "suite": head["suite"], "model": head["model"],
         "arms": [arm | {"seconds": None, "images": _count(rows, arm["arm"])} for arm in head["arms"]],
@@ -67,8 +67,8 @@ def _judged(side: Side, spaces: Mapping[str, Space], head: Mapping[str, Any]) ->
     if side.reading.decides:
         yield from [*shares(side), *means(side), *canvas(side)]
     if (space := spaces.get(side.reading.judge)) is not None:
-        yield from similarities(side, _anchored(space, head, side.arm))
-        yield from classes(side, space)
+        own = _of_arm(space, head, side.arm)
+        yield from [*similarities(side, own), *classes(side, own)]
         yield from distances.distances(side, space)
     yield from boxes(side)
 
@@ -86,7 +86,7 @@ def _compared(side: Side, spaces: Mapping[str, Space], head: Mapping[str, Any], 
     """The paired differences of one arm by one judge: to the unedited model, or to another edit."""
     found = rate_differences(side, rival, grouped=grouped) if side.reading.decides else []
     space = spaces.get(side.reading.judge)
-    return found + (score_differences(side, _anchored(space, head, side.arm), rival, grouped=grouped) if space else [])
+    return found + (score_differences(side, _of_arm(space, head, side.arm), rival, grouped=grouped) if space else [])
 
 
 def _edits(
@@ -151,9 +151,11 @@ def _space(judge: str, words: Mapping[str, str], head: Mapping[str, Any]) -> Spa
     return Space(judge, vectors, {}, head["twins"], head["suite"]["kind"] == "style", head.get("classes", {}))
 
 
-def _anchored(space: Space, head: Mapping[str, Any], arm: str) -> Space:
+def _of_arm(space: Space, head: Mapping[str, Any], arm: str) -> Space:
+    """The space with the anchors and the competing names of one arm, which do not depend on what else was run."""
     names = {target: found["name"] for target, found in _anchors(head, arm).items() if found["name"]}
-    return replace(space, anchors=names)
+    rivals = head.get("rivals", {}).get(arm, space.classes)
+    return replace(space, anchors=names, classes={name: space.classes[name] for name in rivals})
 
 
 def _count(rows: Sequence[Row], arm: str) -> int:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasekit import __version__
+from erasekit.backbones import _stored
 from erasekit.errors import EditError, UsageError
-from erasekit.evaluation import controls, labels
+from erasekit.evaluation import controls, fits, labels
 from erasekit.evaluation.plan import Entry, Plan
-from erasekit.evaluation.shards import digest, slug
+from erasekit.evaluation.shards import digest, versions
 from erasekit.evaluation.worker import Brush, Pinned
-from erasekit.files import file_sha256, read_bytes, write_whole
+from erasekit.files import known_sha256, read_bytes
 
 if TYPE_CHECKING:
     from erasekit.evaluation.suites import Prompt, Sampling, Suite
@@ -26,7 +24,8 @@ if TYPE_CHECKING:
 class Loaded:
     """An edit's file, and what the file says of itself (its tensors are left to the workers).
 
-    `name` makes the arm's key, which rows and folders keep; `label` is what people read.
+    `name` makes the arm's key, which rows and folders keep; `label` is what people read. `sha256` is "" as long as the
+    edit is still to be fitted: then `file` is where it will lie, and `about` what its request says.
     """
 
     name: str
@@ -63,20 +62,39 @@ class Arm:
         }  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that decide pixels beside weights and settings."""
-    return {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")}
-
-
-def load_edits(plan: Plan, out: Path, model_sha256: str) -> list[Loaded]:
-    """The plan's edits in order; those that are to be fitted are fitted once, into `out/edits/`.
+def foresee(plan: Plan, out: Path, model_sha256: str) -> list[Loaded]:
+    """The plan's edits in order, without fitting any: those that wait for it as their requests say they will be.
 
     Raises `EditError` or `UsageError` in one line naming the entry's file or what is wrong with the request.
     """
-    found = [_loaded(entry, entry.file or _fitted(entry, plan.model, out, model_sha256)) for entry in plan.edits]
-    return [
-        replace(edit, label=label) for edit, label in zip(found, labels.unique([e.label for e in found]), strict=True)
-    ]
+    return [_foreseen(entry, entry.file or fits.place(entry, out, model_sha256)) for entry in plan.edits]
+
+
+def load_edits(plan: Plan, out: Path, model_sha256: str, *, known: Sequence[Loaded] | None = None,
+               progress: fits.Progress | None = None) -> list[Loaded]:  # fmt: skip
+    """The plan's edits in order; those that are to be fitted are fitted once, on the plan's device, into `out/edits/`.
+
+    `known`: what `foresee` gave. `progress` is called while they are fitted, with "fitting: NAME, ..." as the third.
+    Raises `EditError` or `UsageError` in one line naming the entry's file or what is wrong with the request.
+    """
+    found = list(foresee(plan, out, model_sha256) if known is None else known)
+    waiting = [i for i, edit in enumerate(found) if not edit.sha256]
+    model = fits.source(plan.model, plan.device) if waiting else None
+    for i in waiting:
+        entry = plan.edits[i]
+        found[i] = _loaded(entry, fits.fit(entry, model, out, model_sha256, progress=progress))
+    unique = labels.unique([edit.label for edit in found])
+    return [replace(edit, label=label) for edit, label in zip(found, unique, strict=True)]
+
+
+def _foreseen(entry: Entry, path: Path) -> Loaded:
+    try:
+        return _loaded(entry, path)
+    except EditError:  # not fitted yet, or damaged
+        if entry.file is not None:
+            raise
+    about = fits.foreseen(entry)
+    return Loaded(entry.name, entry.name if entry.named else labels.label(about), path, "", about, code_only=False)
 
 
 def _loaded(entry: Entry, path: Path) -> Loaded:
@@ -89,36 +107,6 @@ def _loaded(entry: Entry, path: Path) -> Loaded:
     about = edit.describe()
     label = entry.name if entry.named else labels.label(about)
     return Loaded(entry.name, label, path, hashlib.sha256(data).hexdigest(), about, not linear)
-
-
-def _fitted(entry: Entry, model: str, out: Path, model_sha256: str) -> Path:
-    """Where the fitted edit lies: under the digest of all that decides it, so that another run finds it again."""
-    from erasekit import api, io, methods
-
-    path = _place(entry, out, model_sha256)
-    try:
-        io.load(path)
-        return path
-    except EditError:  # not fitted yet, or damaged
-        start = time.perf_counter()
-    state = path.with_suffix(".state.safetensors")  # from which a training that was ended goes on
-    kept = {"checkpoint": state} if methods.trains(methods.resolve(entry.method)[0]) else {}
-    edit = api.erase(
-        model, list(entry.targets), anchor=list(entry.anchor) if entry.anchor is not None else None,
-        retain=entry.retain, method=entry.method, seed=entry.seed, **kept, **entry.parameters,
-    )  # fmt: skip
-    if _place(entry, out, model_sha256) != path:
-        raise EditError(f"a file that {entry.name} was fitted from was changed meanwhile: run the same command again")
-    edit.save(path)
-    for left in path.parent.glob(f"{path.stem}.state*.safetensors"):  # and what a method keeps beside its state
-        left.unlink()
-    write_whole(path.with_suffix(".seconds"), f"{time.perf_counter() - start:.3f}\n".encode())
-    return path
-
-
-def _place(entry: Entry, out: Path, model_sha256: str) -> Path:
-    name = digest([model_sha256, entry.digest, __version__, versions()])[:8]
-    return out / "edits" / f"{slug(entry.name)}-{name}.safetensors"
 
 
 def build(plan: Plan, suite: Suite, edits: Sequence[Loaded], model_sha256: str) -> list[Arm]:
@@ -180,9 +168,8 @@ def model_facts(name: str, folder: Path) -> dict[str, str]:
 
 
 def model_sha256(folder: Path) -> str:
-    """The sha256 of a model folder: of its index and of the names and hashes of its components' files."""
-    files = sorted(path for path in folder.glob("*/*") if path.is_file() and not path.name.startswith("."))
-    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in (folder / "model_index.json", *files)}
+    """The sha256 of a model folder: of the names and hashes of the files that it is read from, and of no others."""
+    hashes = {path.relative_to(folder).as_posix(): known_sha256(path) for path in _stored.files(folder)}
     if len(hashes) < 2:
         raise UsageError(f"{folder} holds no component of a model: give a whole diffusers folder")
     return digest(hashes)

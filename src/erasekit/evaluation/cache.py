@@ -1,14 +1,15 @@
 """Finished shards on disk, and the unedited model's, which all edits of one model share.
 
-A store is a folder with `images/` and `shards/`. A shard counts as finished when its rows are there and every image
-has the hash that its row states; everything else is done again, so that a kill, a full disk or a truncated image costs
-one shard and never a wrong number.
+A store is a folder with `images/` and `shards/`, and `measured/` for what was found by comparing images when all were
+drawn. A shard counts as finished when its rows are there and every image has the hash that its row states; everything else
+is done again, so that a kill, a full disk or a truncated image costs one shard and never a wrong number.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,6 +80,21 @@ class Store:
         except (OSError, ValueError):
             return 0.0
 
+    def kept(self, of: str) -> Any:
+        """What was measured under `of`, the digest of all that decides it; None where nothing was, or it is damaged."""
+        data = _read(self._measured(of))
+        try:
+            return None if data is None else json.loads(data)
+        except ValueError:
+            return None
+
+    def keep(self, of: str, value: Any) -> None:
+        """Write JSON data for `kept`, whole; `EraseKitError` in one line where there is no room."""
+        self._write(self._measured(of), (json.dumps(value, ensure_ascii=False) + "\n").encode())
+
+    def _measured(self, of: str) -> Path:
+        return self.folder / "measured" / f"{of[:32]}.json"
+
     def _rows(self, key: str) -> Path:
         return self.folder / "shards" / f"{key[:32]}.jsonl"
 
@@ -93,7 +109,7 @@ class Store:
 
     def _write(self, path: Path, data: bytes) -> None:
         try:
-            write_whole(path, data)
+            write_whole(path, data, swept=True)  # by the runner, once: a folder of every image is long to look through
         except EditError as error:
             reason = str(error).removesuffix("; choose another place")
             raise EraseKitError(f"{reason}: make room or give another --out, then run the same command again; what is "
@@ -124,8 +140,6 @@ def suite_store(root: Path, name: str, digest: str) -> Store:
 
 
 def _known(data: bytes) -> Mapping[str, Any]:
-    import json
-
     try:
         found = json.loads(data)
     except ValueError:

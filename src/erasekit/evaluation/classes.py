@@ -6,7 +6,7 @@ whose nearest name it is. A face classifier's accuracy is a share too, so for pe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,19 @@ def classes(side: Side, space: Space) -> list[dict[str, Any]]:
     asked, kept = ([row for row, _ in rows if group(row).asks == asks] for asks in (True, False))
     return [*_lines("clip_accuracy", side, space, asked, seen), *_lines("clip_kept", side, space, kept, seen),
             *_means(side, space, asked, kept, seen)]  # fmt: skip
+
+
+def without_kept(sides: Iterable[Side], spaces: Mapping[str, Space]) -> list[str]:
+    """A sentence for every judge that has names to tell apart, and of an arm no image of one that is to be kept."""
+    both = [(side, space) for side in sides if (space := spaces.get(side.reading.judge)) is not None and space.classes]
+    bare = [space.judge for side, space in both if not any(_kept(side, row, space) for row in side.rows)]
+    return [f"clip_kept_softmax, clip_kept_top1, h_o and h_c by {judge} are not stated: no prompt that is to be kept asks for "
+            "one name alone (in a prompt file the column wanted says what a row asks for, or that of the target)"
+            for judge in dict.fromkeys(bare)]  # fmt: skip
+
+
+def _kept(side: Side, row: Row, space: Space) -> bool:
+    return not group(row).asks and _class(side, row) in space.classes
 
 
 def _class(side: Side, row: Row) -> str | None:
@@ -62,7 +75,7 @@ def _lines(stem: str, side: Side, space: Space, rows: list[Row], seen: Seen) -> 
         share = Share(sum(seen[row.shot][1] for row in part), len(part)).estimate
         assert share is not None
         for name, estimate in (("softmax", mean), ("top1", share)):
-            yield line(f"{stem}_{name}", side.arm, group_name, target, estimate, space.judge, note=_note(space))
+            yield line(f"{stem}_{name}", side.arm, group_name, target, estimate, space.judge, **_among(space))
 
 
 def _means(side: Side, space: Space, asked: Sequence[Row], kept: Sequence[Row], seen: Seen) -> Iterator[dict[str, Any]]:
@@ -78,8 +91,9 @@ def _means(side: Side, space: Space, asked: Sequence[Row], kept: Sequence[Row], 
         if all(parts[term] for term in terms):
             found = mean_of([parts[term] for term in terms], f"{name} {space.judge}", side.arm)
             yield line(name, side.arm, None, None, found, space.judge, terms=[words[term] for term in terms],
-                       note=_note(space))  # fmt: skip
+                       **_among(space))  # fmt: skip
 
 
-def _note(space: Space) -> str:
-    return f"a similarity among {len(space.classes)} names; the judge names nothing"
+def _among(space: Space) -> dict[str, Any]:
+    many = len(space.classes)
+    return {"names": many, "note": f"a similarity among {many} names; the judge names nothing"}

@@ -90,6 +90,4 @@ def _drawn(sums: np.ndarray, sizes: np.ndarray, generator: np.random.Generator) 
     """The part's rate over draws of its prompts."""
     if _flat(sums, sizes):
         return generator.beta(sums.sum() + 0.5, (sizes - sums).sum() + 0.5, size=bootstrap.DRAWS)
-    times = generator.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=bootstrap.DRAWS)
-    # einsum, not @: BLAS may add in another order with another number of threads
-    return np.einsum("dk,k->d", times, sums) / np.einsum("dk,k->d", times, sizes)
+    return bootstrap.resampled(sums, sizes, generator, bootstrap.DRAWS)

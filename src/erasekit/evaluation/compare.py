@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from erasekit.evaluation.page_view import Entry
 Z = 1.959963984540054
 LEVEL = 0.05
 ORDER = ("edit", "random", "never", "base")
+DEFINING = ("names", "terms", "substitute", "threshold")
+"""Fields of an estimate that say what it is of, beside its name."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,19 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], *, names: tuple
 
     Arms match by name; edits that are left over match in order if both results have as many. The two runs are treated
     as independent, which is cautious where prompts and seeds are the same. The edits come first, the unedited model
-    last: the same in both runs by design, it is not tested, but a difference there is noted. Raises `UsageError`
-    unless suite and judges are the same, by hash.
+    last: the same in both runs by design, it is not tested, but a difference there is noted. So are metrics that are left
+    out, being accuracies among other names or means of other terms. Raises `UsageError` unless suite and judges are the
+    same, by hash.
     """
     _check(first, second, names)
     pairs, notes = _pairs(first, second, names)
-    index = [{_key(entry): entry for entry in results["metrics"]} for results in (first, second)]
-    found, kinds = [], {arm["arm"]: arm["kind"] for arm in first["arms"]}
-    for one, two in sorted(pairs, key=lambda pair: ORDER.index(kinds[pair[0]])):
-        for key, entry in index[0].items():
-            other = index[1].get((two, *key[1:])) if key[0] == one else None
-            if other is not None:
-                found.append(_difference((one, two), entry, other))
+    kinds = {arm["arm"]: arm["kind"] for arm in first["arms"]}
+    pairs = sorted(pairs, key=lambda pair: ORDER.index(kinds[pair[0]]))
+    found = [_difference(arms, *both) for arms, both in _both(first, second, pairs) if not _unlike(*both)]
+    odd = [entry["metric"] for _, (entry, other) in _both(first, second, pairs) if _unlike(entry, other)]
+    if odd:
+        said = ", ".join(dict.fromkeys(odd))
+        notes.append(f"Not compared, being of other names, terms or thresholds in each: {said}.")
     if first["model"]["sha256"] != second["model"]["sha256"]:
         notes.append("The two runs are of different base models: differences are not the edits' alone.")
     unedited = [d for d in found if kinds[d.arms[0]] == "base"]
@@ -132,6 +135,22 @@ def _pairs(first: Mapping[str, Any], second: Mapping[str, Any],
     notes = [f"Only {who} has {name}." for who, side, taken in zip(names, arms, used, strict=True)
              for name in side if name not in taken]  # fmt: skip
     return [(name, match[name]) for name in arms[0] if name in match], notes
+
+
+def _both(first: Mapping[str, Any], second: Mapping[str, Any],
+          pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], tuple[Entry, Entry]]]:  # fmt: skip
+    """Each pair of arms with the estimates of the same name in both, in the first's order."""
+    there = {_key(entry): entry for entry in second["metrics"]}
+    for one, two in pairs:
+        for entry in first["metrics"]:
+            other = there.get((two, *_key(entry)[1:])) if entry["arm"] == one else None
+            if other is not None:
+                yield (one, two), (entry, other)
+
+
+def _unlike(entry: Entry, other: Entry) -> bool:
+    """Whether two estimates of one name are no estimates of the same thing."""
+    return any(entry.get(part) != other.get(part) for part in DEFINING)
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:

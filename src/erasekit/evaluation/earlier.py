@@ -1,7 +1,8 @@
 """What a run's folder holds already: results that the run would not give again are not replaced by it.
 
 The same run may be done again, with more edits or with weights for more measures. Another edit, suite, judge or model in
-the same folder would leave nothing of the first but its images: that is refused, and deleting a file is left to people.
+the same folder would leave nothing of the first but its images, and without an option what the option gave would go: that
+is refused, and deleting a file is left to people.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ FILE = "results.json"
 def check(folder: Path, new: Mapping[str, Any]) -> None:
     """`EraseKitError` in one line where the folder's results have what a run with the head `new` has not.
 
-    `new` has `suite`, `model`, `arms` and `labels` as the head of a run. A file that is no whole JSON holds no results.
+    `new` has `suite`, `model`, `arms`, `labels` and, where there are any, `extractors` and `attacks` as the head of a run. A
+    file that is no whole JSON holds no results.
     """
     path = folder / FILE
     try:
@@ -47,17 +49,32 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str
     judged = {(judge["name"], judge["weights_sha256"]) for judge in now["judges"]}
     if gone := [j["name"] for j in was["judges"] if (j["name"], j["weights_sha256"]) not in judged]:
         yield f"the verdicts of another judge ({', '.join(gone)})"
-    drawn = _drawn(new["arms"])
-    kept = _drawn(old["arms"])
-    if gone := [arm["label"] for arm in old["arms"] if drawn.get(arm["arm"]) != kept[arm["arm"]]]:
+    drawn = {arm["arm"]: arm for arm in new["arms"]}
+    if gone := [arm["label"] for arm in old["arms"] if not _same(arm, drawn.get(arm["arm"]))]:
         yield f"the results of {', '.join(gone)}, made from other files or not a part of this run"
     if gone := [target for target in old.get("labels", {}) if target not in new["labels"]]:
         yield f"the results of prompts for {', '.join(gone)}"
+    yield from _left_out(old, new)
 
 
-def _drawn(arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Arm -> what drew it, as far as results say it: the edit's file, and of noise its seed."""
-    edits = {arm["arm"]: arm["edit"] or {} for arm in arms}
-    kinds = {arm["arm"]: arm["kind"] for arm in arms}
-    return {arm: (kinds[arm], edit.get("sha256"), edit.get("parameters") if kinds[arm] == "random" else None)
-            for arm, edit in edits.items()}  # fmt: skip
+def _left_out(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """What an option gave that this run lacks. (Neither can be carried over: the run's command would not give it again.)"""
+    if gone := _missing(old, new, "extractors", ("name", "weights_sha256"), "name"):
+        yield f"distances by {gone} (give its weights again to keep them)"
+    if gone := _missing(old, new, "attacks", ("arm", "target", "name"), "name"):
+        yield f"the attacks {gone} (name their folders with --attacks again to keep them)"
+
+
+def _missing(old: Mapping[str, Any], new: Mapping[str, Any], part: str, keys: Sequence[str], name: str) -> str:
+    there = [[one[key] for key in keys] for one in new.get(part, ())]
+    return ", ".join(one[name] for one in old.get(part, ()) if [one[key] for key in keys] not in there)
+
+
+def _same(old: Mapping[str, Any], new: Mapping[str, Any] | None) -> bool:
+    """Whether one thing drew both, as far as results say it: the edit's file, and of noise its seed. An edit that is still
+    to be fitted has no hash; then the file's name decides, which holds the digest of all that the edit is fitted from."""
+    if new is None or new["kind"] != old["kind"]:
+        return False
+    was, now = old["edit"] or {}, new["edit"] or {}
+    by = "file" if now.get("sha256") == "" else "sha256"
+    return was.get(by) == now.get(by) and (old["kind"] != "random" or was.get("parameters") == now.get("parameters"))

@@ -9,18 +9,27 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Protocol
 
 from erasekit.errors import EraseKitError, UsageError
 from erasekit.evaluation.worker import Done, Task, Worker
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+AHEAD = 2  # tasks for each process, so that none waits for its next
+
 
 class Executor(Protocol):
-    """Runs tasks and yields each as it is done, in any order; the first error ends it and propagates."""
+    """Runs tasks and yields each as it is done, in any order; the first error ends it and propagates.
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
+    A task may hold the images of its shard: each is taken only when somebody is free to do it, or soon will be.
+    """
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
         """Each task done."""
         ...
 
@@ -28,7 +37,7 @@ class Executor(Protocol):
 class Local:
     """In this process, one task after the other."""
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
+    def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
         """Each task done, in order."""
         worker = Worker()
         for task in tasks:
@@ -41,10 +50,10 @@ class Processes:
 
     jobs: int
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
+    def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
         """Each task done; `EraseKitError` where a process dies (memory), and no process is left behind."""
         import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor, as_completed
+        from concurrent.futures import ProcessPoolExecutor
         from concurrent.futures.process import BrokenProcessPool
 
         context = multiprocessing.get_context("spawn")
@@ -52,8 +61,7 @@ class Processes:
         counter = context.Value("i", 0)
         pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_start, initargs=(counter,))
         try:
-            for future in as_completed([pool.submit(_work, task) for task in tasks]):
-                yield future.result()
+            yield from _few_at_once(lambda task: pool.submit(_work, task), tasks, AHEAD * self.jobs)
         except BrokenProcessPool as error:
             raise EraseKitError("a worker process died (out of memory?): run the same command again with fewer --jobs, "
                                 "what is finished is kept") from error  # fmt: skip
@@ -61,6 +69,19 @@ class Processes:
             for child in set(multiprocessing.active_children()) - before:
                 child.terminate()  # after an error or Ctrl-C nobody waits for the shards in flight
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _few_at_once(submit: Callable[[Task], Future[Done]], tasks: Iterable[Task], most: int) -> Iterator[Done]:
+    """What is submitted, as it is done; a task is taken when fewer than `most` are under way."""
+    from concurrent.futures import FIRST_COMPLETED, wait
+
+    waiting = iter(tasks)
+    running = {submit(task) for task in islice(waiting, most)}
+    while running:
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda one: one.exception() is not None):  # what is done is kept before an error
+            yield future.result()
+            running |= {submit(task) for task in islice(waiting, 1)}
 
 
 @dataclass(frozen=True)
@@ -73,15 +94,17 @@ class Ray:
     address: str = "auto"
     workers: int = 2
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Done]:
-        """Each task done; `UsageError` without the package or for a single GPU by its number, `EraseKitError` where the
-        cluster has no GPU for "cuda", or it or a worker is lost."""
+    def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
+        """Each task done (all are of one device); `UsageError` without the package or for a single GPU by its number,
+        `EraseKitError` where the cluster has no GPU for "cuda", or it or a worker is lost."""
         ray = _import_ray()
         started = not ray.is_initialized()
         if started:
             _connect(ray, self.address, self.workers)
         try:
-            yield from _spread(ray, _actors(ray, self.workers, {task.brush.device for task in tasks}), tasks)
+            waiting = iter(tasks)
+            for first in islice(waiting, 1):
+                yield from _spread(ray, _actors(ray, self.workers, first.brush.device), chain([first], waiting))
         finally:
             if started:
                 ray.shutdown()
@@ -105,13 +128,12 @@ def _connect(ray: Any, address: str, workers: int) -> None:
                             "--ray local") from error  # fmt: skip
 
 
-def _actors(ray: Any, workers: int, devices: set[str]) -> list[Any]:
+def _actors(ray: Any, workers: int, device: str) -> list[Any]:
     """The workers. Ray shows an actor only those GPUs that it asked for, the first of them as "cuda"."""
     actor = ray.remote(Worker)
-    numbered = sorted(device for device in devices if device.startswith("cuda:"))
-    if numbered:
-        raise UsageError(f"--ray gives every worker a GPU of its own, so none is {numbered[0]}: give --device cuda")
-    if "cuda" in devices:
+    if device.startswith("cuda:"):
+        raise UsageError(f"--ray gives every worker a GPU of its own, so none is {device}: give --device cuda")
+    if device == "cuda":
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if gpus < 1:
             raise EraseKitError("this Ray cluster has no GPU: join machines that have one, or give --device cpu")
@@ -120,18 +142,16 @@ def _actors(ray: Any, workers: int, devices: set[str]) -> list[Any]:
     return [actor.remote() for _ in range(workers)]
 
 
-def _spread(ray: Any, actors: Sequence[Any], tasks: Sequence[Task]) -> Iterator[Done]:
+def _spread(ray: Any, actors: Sequence[Any], tasks: Iterable[Task]) -> Iterator[Done]:
     """Each actor has one task at a time; who is free takes the next."""
-    waiting, running = list(reversed(tasks)), {}
-    for actor in actors:
-        if waiting:
-            running[actor.run.remote(waiting.pop())] = actor
+    waiting = iter(tasks)
+    running = {actor.run.remote(task): actor for actor, task in zip(actors, waiting, strict=False)}
     while running:
         (ready,), _ = ray.wait(list(running), num_returns=1)
         actor = running.pop(ready)
         yield _fetched(ray, ready)
-        if waiting:
-            running[actor.run.remote(waiting.pop())] = actor
+        for task in islice(waiting, 1):
+            running[actor.run.remote(task)] = actor
 
 
 def _fetched(ray: Any, ready: Any) -> Done:

@@ -39,6 +39,7 @@ def head(suite: Suite, arms: Sequence[Arm], judges: Sequence[Judge], *, model: M
         "labels": {target: labels(suite, target) for target in dict.fromkeys(p.target for p in prompts if p.target)},
         "anchors": {arm.arm: anchors(suite, arm.edit, known) for arm in arms if arm.edit is not None},
         "twins": {prompt.id: prompt.twin for prompt in prompts if prompt.twin}, "classes": classes(suite, arms),
+        "rivals": {arm.arm: list(classes(suite, [arm])) for arm in arms if suite.classes},
         "warnings": [*suite.notes, *warnings], "published": dict(published or {}),
         "extractors": [dict(one) for one in extractors],
         **({"attacks": [dict(one) for one in attacks]} if attacks else {}),
@@ -62,7 +63,8 @@ def anchors(suite: Suite, edit: Mapping[str, Any],
 
 
 def classes(suite: Suite, arms: Sequence[Arm]) -> dict[str, str]:
-    """The names that compete in the CLIP judges' accuracy, each with its text; none without the suite's `classes`."""
+    """The names that compete in the CLIP judges' accuracy on these arms, each with its text: the suite's targets (the arms'
+    own where it takes any) and what their other prompts ask for; none without the suite's `classes`."""
     if not suite.classes:
         return {}
     own = [concept.label for concept in suite.concepts] or [suite.label(target) for target in targets(arms)]

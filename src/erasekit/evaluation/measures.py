@@ -1,9 +1,9 @@
 """What needs the pixels of two arms at once: LPIPS, and distances in Inception's features, with weights the user gives.
 (What needs no pixels at all, and is kept in the same file, is in `text_changes`.)
 
-A judge sees one image and writes into its row. These look at pairs of images after all are drawn; what they find is kept
-in `measures.json`, LPIPS under the hashes of both images, so that the aggregates need no pixels and no weights, and
-a pair is never computed twice.
+A judge sees one image and writes into its row. These look at pairs of images after all are drawn; what they find stands
+in `measures.json`, LPIPS under the hashes of both images, so that the aggregates need no pixels and no weights. It is
+kept in `measured/` too, a batch or an arm at a time and for all weights that were ever given, and never computed twice.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from erasekit.errors import EraseKitError
 from erasekit.evaluation import drawing
+from erasekit.evaluation.cache import Store
 from erasekit.evaluation.distances import APART, DIGITS, Pair, comparable, pair_key, set_distance
 from erasekit.evaluation.metrics import distribution
+from erasekit.evaluation.metrics.distribution import Features
 from erasekit.evaluation.rows import Row
+from erasekit.evaluation.shards import digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,9 +31,12 @@ if TYPE_CHECKING:
     from erasekit.evaluation.metrics.inception import Inception
     from erasekit.evaluation.metrics.perceptual import Lpips
     from erasekit.evaluation.plan import Plan
+    from erasekit.methods import Progress
 
 FILE = "measures.json"
-BATCH = 32
+BATCH = 32  # images, or pairs of them, whose pixels are held at once
+KINDS = ("Fréchet", "KID")
+VERSION = 1  # raise it when the same images and weights give other numbers than before
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,23 @@ class Tools:
     @property
     def names(self) -> list[dict[str, str]]:
         """What the results say of them."""
-        given = [tool for tool in (self.lpips, self.inception) if tool is not None]
-        return [{"name": tool.name, "weights_sha256": tool.weights_sha256} for tool in given]
+        return [_said(tool) for tool in (self.lpips, self.inception) if tool is not None]
+
+
+@dataclass
+class Count:
+    """Progress in steps: each call says how many more are done."""
+
+    progress: Progress | None
+    total: int
+    what: str
+    done: int = 0
+
+    def __call__(self, more: int) -> None:
+        """Say it to whom it concerns, if to anybody."""
+        self.done += more
+        if self.progress is not None:
+            self.progress(self.done, self.total, self.what)
 
 
 def tools(plan: Plan) -> Tools:
@@ -53,21 +76,18 @@ def tools(plan: Plan) -> Tools:
     return Tools(Lpips(plan.lpips) if plan.lpips else None, Inception(plan.inception) if plan.inception else None)
 
 
-def measure(folder: Path, rows: Sequence[Row], given: Tools) -> dict[str, Any]:
+def measure(folder: Path, rows: Sequence[Row], given: Tools, *, progress: Progress | None = None) -> dict[str, Any]:
     """What `measures.json` holds for these rows, whose images lie in the folder; {} without an extractor.
 
-    Pairs that an earlier call measured with the same weights are taken from the folder's own file.
+    What an earlier call measured with the same weights, and be it one that was ended, is not measured again.
     """
     found: dict[str, Any] = {}
-    both = list(_pairs(rows))
+    both, store = list(_pairs(rows)), Store(folder)
     with drawing.one_thread("cpu"):
         if given.lpips is not None:
-            known = _known(folder, given.lpips.weights_sha256)
-            found["lpips"] = {"name": given.lpips.name, "weights_sha256": given.lpips.weights_sha256,
-                              "pairs": _lpips(folder, both, given.lpips, known)}  # fmt: skip
+            found["lpips"] = _said(given.lpips) | {"pairs": _lpips(store, both, given.lpips, progress)}
         if given.inception is not None:
-            found["inception"] = {"name": given.inception.name, "weights_sha256": given.inception.weights_sha256,
-                                  **_sets(folder, both, given.inception)}  # fmt: skip
+            found["inception"] = _said(given.inception) | _sets(store, both, given.inception, progress)
     return found
 
 
@@ -89,43 +109,83 @@ def _pairs(rows: Sequence[Row]) -> Iterator[Pair]:
             yield row, base[row.shot]
 
 
-def _known(folder: Path, sha256: str) -> Mapping[str, float]:
-    try:
-        old = read(folder).get("lpips", {})
-    except EraseKitError:  # damaged: all is measured again
-        return {}
-    return old.get("pairs", {}) if old.get("weights_sha256") == sha256 else {}
+def _by_arm(both: Sequence[Pair]) -> dict[str, list[Pair]]:
+    found: dict[str, list[Pair]] = {}
+    for pair in both:
+        found.setdefault(pair[0].arm, []).append(pair)
+    return found
 
 
-def _lpips(folder: Path, both: Sequence[Pair], lpips: Lpips, known: Mapping[str, float]) -> dict[str, float]:
-    found = {pair_key(*pair): pair for pair in both}
-    values = {key: known[key] for key in found if key in known}
-    todo = [key for key in found if key not in known]
-    for start in range(0, len(todo), BATCH):
-        keys = todo[start : start + BATCH]
-        after, before = (_images(folder, [found[key][side] for key in keys]) for side in (0, 1))
-        values |= {key: round(float(value), 6) for key, value in zip(keys, lpips(before, after), strict=True)}
-    return dict(sorted(values.items()))
+def _said(tool: Lpips | Inception) -> dict[str, Any]:
+    return {"name": tool.name, "weights_sha256": tool.weights_sha256}
 
 
-def _sets(folder: Path, both: Sequence[Pair], inception: Inception) -> dict[str, Any]:
+def _lpips(store: Store, both: Sequence[Pair], lpips: Lpips, progress: Progress | None) -> dict[str, float]:
+    """Batches are cut in each arm by itself, so that they are the same ones where an arm is added."""
+    found: dict[str, float] = {}
+    count = Count(progress, len(both), "pairs of images")
+    for own in _by_arm(both).values():
+        for start in range(0, len(own), BATCH):
+            part = own[start : start + BATCH]
+            found |= _batch(store, {pair_key(*pair): pair for pair in part}, lpips)
+            count(len(part))
+    return dict(sorted(found.items()))
+
+
+def _batch(store: Store, pairs: Mapping[str, Pair], lpips: Lpips) -> dict[str, float]:
+    of = digest([VERSION, "lpips", _said(lpips), list(pairs)])
+    known = store.kept(of)
+    if known is not None:
+        return known
+    after, before = (_images(store.folder, [pair[side] for pair in pairs.values()]) for side in (0, 1))
+    found = {key: round(float(value), 6) for key, value in zip(pairs, lpips(before, after), strict=True)}
+    store.keep(of, found)
+    return found
+
+
+def _sets(store: Store, both: Sequence[Pair], inception: Inception, progress: Progress | None) -> dict[str, Any]:
     """FID and KID of every arm's unrelated images to the unedited model's; reasons where there are too few."""
-    arms: dict[str, list[Pair]] = {}
-    for row, before in both:
-        if row.group in APART:
-            arms.setdefault(row.arm, []).append((row, before))
-    distances, omitted = [], []
-    for arm, own in arms.items():
-        ours, base = (inception(_images(folder, [pair[side] for pair in own])) for side in (0, 1))
-        for kind in ("Fréchet", "KID"):
-            name = distribution.key(kind, inception.name)
-            if why := distribution.refusal(kind, len(own), ours.values.shape[1]):
-                omitted.append(f"{name} is not stated: {why}")
-                continue
-            one = set_distance(kind, ours, base, arm)
-            distances.append({"arm": arm, "metric": name, "value": round(one.value, DIGITS), "n": len(own), "sd": one.sd,
-                              "note": one.note})  # fmt: skip
+    arms = _by_arm([pair for pair in both if pair[0].group in APART])
+    omitted = [f"{distribution.key(kind, inception.name)} is not stated: {why}" for own in arms.values() for kind in KINDS
+               if (why := distribution.refusal(kind, len(own), inception.width))]  # fmt: skip
+    enough = {arm: own for arm, own in arms.items() if len(own) >= distribution.LEAST}
+    distances = [one for lines in _walked(store, enough, inception, progress) for one in lines]
     return {"distances": distances, "omitted": list(dict.fromkeys(omitted))}
+
+
+def _walked(store: Store, arms: Mapping[str, list[Pair]], inception: Inception,
+            progress: Progress | None) -> list[list[dict[str, Any]]]:  # fmt: skip
+    """Each arm's distances, kept when it is done. The unedited images are walked once for all arms that are not."""
+    weights = _said(inception)
+    of = {arm: digest([VERSION, "sets", weights, arm, [pair_key(*pair) for pair in own]]) for arm, own in arms.items()}
+    found = {arm: store.kept(key) for arm, key in of.items()}
+    todo = {arm: own for arm, own in arms.items() if found[arm] is None}
+    before = {row.shot: row for own in todo.values() for _, row in own}
+    count = Count(progress, len(before) + sum(map(len, todo.values())), "features of images")
+    base = dict(zip(before, _features(store.folder, [*before.values()], inception, count), strict=True)) if todo else {}
+    for arm, own in todo.items():
+        ours = _features(store.folder, [row for row, _ in own], inception, count)
+        found[arm] = _distances(arm, ours, np.stack([base[row.shot] for _, row in own]), inception)
+        store.keep(of[arm], found[arm])
+    return [found[arm] for arm in arms]
+
+
+def _features(folder: Path, rows: Sequence[Row], inception: Inception, count: Count) -> np.ndarray:
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            yield _images(folder, part)
+            count(len(part))
+
+    return inception(batches()).values
+
+
+def _distances(arm: str, ours: np.ndarray, base: np.ndarray, inception: Inception) -> list[dict[str, Any]]:
+    first, second = (Features(inception.name, values) for values in (ours, base))
+    kinds = [kind for kind in KINDS if not distribution.refusal(kind, len(ours), inception.width)]
+    found = [(distribution.key(kind, inception.name), set_distance(kind, first, second, arm)) for kind in kinds]
+    return [{"arm": arm, "metric": name, "value": round(one.value, DIGITS), "n": len(ours), "sd": one.sd, "note": one.note}
+            for name, one in found]  # fmt: skip
 
 
 def _images(folder: Path, rows: Sequence[Row]) -> Tensor:

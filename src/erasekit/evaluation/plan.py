@@ -88,10 +88,15 @@ class Plan:
 
 
 def files(paths: Sequence[Path]) -> tuple[Entry, ...]:
-    """Entries of edit files, named after them; where names repeat, with their folder's name in front."""
-    stems = [path.stem for path in paths]
+    """Entries of edit files, named after them; of one name, those after the first have their folder's name in front.
+
+    So a file that is added behind the others changes no name, under which finished work is kept.
+    """
+    first: dict[str, Path] = {}
+    for path in paths:
+        first.setdefault(slug(path.stem), path)
     return tuple(
-        Entry(path.stem if stems.count(path.stem) == 1 else f"{path.resolve().parent.name}-{path.stem}", file=path)
+        Entry(path.stem if path == first[slug(path.stem)] else f"{path.resolve().parent.name}-{path.stem}", file=path)
         for path in paths
     )
 

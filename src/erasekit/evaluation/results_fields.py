@@ -126,6 +126,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "note": Field("text", "what a reader of this number must know", required=False),
         "substitute": Field("text", "what stands in for the protocol's own judges and data", required=False),
         "terms": Field("texts", "what a mean is of", required=False),
+        "names": Field("count", "names among which the image's nearest is sought; among others it is another number", False),
         "threshold": Field("number", "score from which boxes count, whatever the judge's own threshold", required=False),
         "corrected": Field("object", "the rate without the judge's known errors, with their tpr and fpr", required=False),
     },

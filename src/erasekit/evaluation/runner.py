@@ -1,9 +1,9 @@
 """The runner: plan, shards, rows, aggregates. Kill it at any point and run it again: it goes on where it was.
 
-A suite's folder holds `images/` and `shards/` (finished work), and at the end `run.json`, `texts.json`, `rows.jsonl`
-(one line an image), `results.json`, `report.html`, `timing.json` and `measures.json` (what edits change in sentences and,
-where weights were given for it, what compares pixels). All but the times and the page that shows them are the same
-bytes whether the run was interrupted or not, and however many workers there were.
+A suite's folder holds `images/`, `shards/` and `measured/` (finished work), and at the end `run.json`, `texts.json`,
+`rows.jsonl` (one line an image), `results.json`, `report.html`, `timing.json` and `measures.json` (what edits change in
+sentences and, where weights were given for it, what compares pixels). All but the times and the page that shows them are
+the same bytes whether the run was interrupted or not, and however many workers there were.
 """
 
 from __future__ import annotations
@@ -16,8 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from erasekit import models
 from erasekit.errors import EraseKitError, UsageError
-from erasekit.evaluation import aggregate, arms, cache, earlier, head, judges, measures, rows, shards, text_changes
-from erasekit.evaluation.arms import Arm
+from erasekit.evaluation import (
+    aggregate,
+    arms,
+    cache,
+    earlier,
+    head,
+    judges,
+    ladders,
+    measures,
+    rows,
+    shards,
+    text_changes,
+)
+from erasekit.evaluation.arms import Arm, Loaded
 from erasekit.evaluation.cache import Store
 from erasekit.evaluation.executors import Executor, Local
 from erasekit.evaluation.page_view import Tried
@@ -65,15 +77,17 @@ def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baselin
     """Measure every edit of the plan on every suite; the paths of the `results.json` files, one a suite.
 
     With one suite the results lie in `out`, with several in a folder of `out` each. What was finished by an earlier
-    call is not done again; results that this run would not give again are not replaced. `baseline`: where the unedited
-    model's images are kept for other runs. `progress` is called with (images done, images in all, "images"). `attacks`:
-    folders of `erasekit attack` on these edits, whose lines go into the results and whose ladders onto the page; one of
-    another edit or model is refused before anything is drawn. Raises `EraseKitError` in one line; finished shards are
-    kept.
+    call is not done again; results that this run would not give again are not replaced, nor what weights or `attacks` gave
+    to an earlier one. `baseline`: where the unedited model's images are kept for other runs. `progress` is called with
+    (images done, images in all, "images"), in the same way for what is measured when all are drawn, and while edits are
+    fitted with (steps done, steps in all, "fitting: NAME, ..."). `attacks`: folders of `erasekit attack` on
+    these edits, whose lines go into the results and whose ladders onto the page; one of another edit or model is refused
+    before anything is drawn. What is wrong with the run is said before anything is fitted, as far as the requests tell.
+    Raises `EraseKitError` in one line; finished shards are kept.
     """
     from erasekit.evaluation.suites import load_suite
 
-    ladders = _ladders(attacks)
+    tried = ladders.read(attacks)
     suites = [load_suite(name, prompts=plan.prompts_of(name)) for name in plan.suites]
     places = _places(suites, out)
     referees = {spec: judges.get(spec) for suite in suites for spec in suite.judges}  # what is missing shows up now
@@ -81,26 +95,24 @@ def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baselin
     model = arms.model_facts(plan.model, models.resolve(plan.model))
     check_writable(out / "results.json")
     sweep(out)
-    edits = arms.load_edits(plan, out, model["sha256"])
     cached = cache.baseline(baseline, out, model)
     sweep(cached)
-    jobs = [_job(plan, suite, place, arms.build(plan, suite, edits, model["sha256"]), cached, model, referees, tools)
-            for suite, place in zip(suites, places, strict=True)]  # fmt: skip
-    jobs = [replace(job, tried=ladders(job)) for job in jobs]
-    for job in jobs:
-        earlier.check(job.folder, _head(job, command))
+
+    def laid_out(edits: Sequence[Loaded]) -> list[Job]:
+        """The work with these edits; what would refuse it does."""
+        found = [_job(plan, suite, place, arms.build(plan, suite, edits, model["sha256"]), cached, model, referees, tools)
+                 for suite, place in zip(suites, places, strict=True)]  # fmt: skip
+        found = [replace(job, tried=tried(job.model, head.facts(job.arms))) for job in found]
+        for job in found:
+            earlier.check(job.folder, _head(job, command))
+        return found
+
+    edits = arms.foresee(plan, out, model["sha256"])
+    if not all(edit.sha256 for edit in edits):
+        laid_out(edits)  # fitting may take hours: what is wrong with the rest of the run shows up first
+    jobs = laid_out(arms.load_edits(plan, out, model["sha256"], known=edits, progress=progress))
     finished = _work(jobs, executor or Local(), progress)
-    return [_write(job, finished, command) for job in jobs]
-
-
-def _ladders(folders: Sequence[Path]) -> Callable[[Job], tuple[Tried, ...]]:
-    """What the folders' ladders are to a job. They are read now: what is wrong with one shows up first."""
-    if not folders:
-        return lambda job: ()
-    from erasekit.attacks import folder
-
-    read = [folder.read(path) for path in folders]
-    return lambda job: tuple(folder.tried(one, job.model, head.facts(job.arms)) for one in read)
+    return [_write(job, finished, command, progress) for job in jobs]
 
 
 def _places(suites: Sequence[Suite], out: Path) -> list[Path]:
@@ -135,7 +147,7 @@ def _work(jobs: Sequence[Job], executor: Executor, progress: Progress | None) ->
     done = sum(map(len, found.values()))
     if progress is not None:
         progress(done, total, "images")
-    for result in executor.run([_task(job, piece) for job, piece in _in_turn(todo)]):
+    for result in executor.run(_task(job, piece) for job, piece in _in_turn(todo)):  # who is free has its images read
         job, piece = pieces[result.key]
         piece.store.save(piece.shard, result)
         found[result.key] = _kept(job, piece)
@@ -184,15 +196,15 @@ def _head(job: Job, command: str) -> dict[str, Any]:
                      attacks=[line for one in job.tried for line in one.lines])  # fmt: skip
 
 
-def _write(job: Job, finished: dict[str, list[Row]], command: str) -> Path:
+def _write(job: Job, finished: dict[str, list[Row]], command: str, progress: Progress | None) -> Path:
     """Merge, aggregate, report: each file whole, `results.json` after all that it is made from."""
     from erasekit.evaluation import page, results
 
     merged = [row for piece in job.pieces for row in finished[piece.key]]
     about = _head(job, command)
     texts = head.texts(job.suite, job.arms, job.judges, about)
-    compared = measures.measure(job.folder, merged, job.tools)
-    if changes := text_changes.measure(job.folder, job.suite, job.arms):
+    compared = measures.measure(job.folder, merged, job.tools, progress=progress)
+    if changes := text_changes.measure(job.folder, job.suite, job.arms, progress=progress):
         compared["text"] = changes
     about["measured"] = sorted(compared)
     for name, value in ((aggregate.HEAD, about), (aggregate.TEXTS, texts), (TIMING, _timing(job))):

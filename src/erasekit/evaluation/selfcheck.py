@@ -45,7 +45,7 @@ def facts(self_check: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The self-check's totals as (name, value) pairs for a table."""
     names = {"modules": "modules edited", "residual": "residual (relative, in the model's dtype)",
              "residual_before_cast": "residual before the cast", "relative_update": "largest relative update",
-             "retained_drift": "drift of what is retained"}  # fmt: skip
+             "retained_drift": "drift of what is kept"}  # fmt: skip
     found = [(label, self_check[key]) for key, label in names.items() if self_check.get(key) is not None]
     rows = [(label, f"{value:d}" if isinstance(value, int) else f"{value:.2e}") for label, value in found]
     if run := self_check.get("training"):

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,11 @@ def image_path(arm: str, prompt: Prompt, seed: int) -> str:
     """Where an image lies: readable, and apart from every other by a hash of arm and prompt."""
     own = hashlib.sha256(canonical([arm, prompt.id, prompt.text]).encode()).hexdigest()[:8]
     return f"images/{slug(arm)}/{slug(prompt.id)}-{own}-seed{seed}.png"
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide pixels and fits beside weights and settings."""
+    return {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")}
 
 
 def slug(text: str) -> str:

@@ -44,14 +44,17 @@ def usable(
 
 
 def emoji_candidates(target: str) -> tuple[str, ...]:
-    """What the emoji world sets beside the target: concepts for a concept, styles for a style, colours for a colour.
+    """What the emoji world sets beside the target: concepts for a concept, styles for a style, colours for a colour, in
+    the target's form ("ink" or "ink style", "blue" or "blue background").
 
     Raises `UsageError` for a word that the world does not know, naming the nearest that it does.
     """
     from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES, concepts, names
 
     words = {word: names() for concept in concepts() for word in (concept.name, *concept.synonyms)}
-    words = dict.fromkeys(BACKGROUNDS, tuple(BACKGROUNDS)) | dict.fromkeys(STYLES, STYLES) | words
+    for kind, known in (("style", STYLES), ("background", tuple(BACKGROUNDS))):
+        for form in (known, tuple(f"{word} {kind}" for word in known)):
+            words = dict.fromkeys(form, form) | words
     if key(target) in words or not key(target):
         return words.get(key(target), names())
     near = difflib.get_close_matches(key(target), words, n=3)

@@ -126,9 +126,26 @@ def test_a_calibration_beside_the_folder_is_the_judges(folder, tmp_path):
     beside.write_text(json.dumps(own))
     again = judges.get(f"classifier:{copy}")
     assert judges.calibration(again) == own and again.weights_sha256 == judge.weights_sha256
-    beside.write_text(json.dumps(own | {"weights_sha256": "0" * 64}))
-    with pytest.raises(ModelError, match="another judge"):
-        judges.get(f"classifier:{copy}")
+    for wrong, line in ((json.dumps(own | {"weights_sha256": "0" * 64}), "is of another judge than classifier-styles"),
+                        (json.dumps(own)[:-9], "styles.calibration.json is damaged and holds no calibration: delete it")):
+        beside.write_text(wrong)
+        stale = judges.get(f"classifier:{copy}")
+        assert stale.judge(pictures(1)[1], [""])[0].status == "ok", "or it could not be calibrated again"
+        with pytest.raises(ModelError, match=line) as caught:
+            judges.calibration(stale)
+        assert "`erasekit judges calibrate`" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_is_found_by_any_name_and_its_calibration_beside_it(folder, tmp_path, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "styles")
+    (tmp_path / "link").symlink_to(copy)
+    monkeypatch.chdir(copy)
+    judge = judges.get("classifier:.")
+    assert judge.name == "classifier-styles[6]@top1" and judges.calibration(judge) == {}
+    own = {"judge": judge.name, "weights_sha256": judge.weights_sha256}
+    (tmp_path / "styles.calibration.json").write_text(json.dumps(own))
+    assert judges.calibration(judge) == own == judges.calibration(judges.get("classifier:../styles"))
+    assert judges.calibration(judges.get(f"classifier:{tmp_path / 'link'}")) == {}, "beside the name that was given"
 
 
 def test_words_for_labels(judge):

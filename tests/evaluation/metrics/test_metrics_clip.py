@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -84,6 +85,25 @@ def test_floor_is_the_mean_over_other_prompts() -> None:
     assert clip.floor(images, texts, prompts) == pytest.approx(sum(naive) / len(naive))
     with pytest.raises(UsageError, match="two different prompts"):
         clip.floor(images[:2], texts[:2], ["a", "a"])
+
+
+def test_a_floor_over_many_prompts_holds_few_of_their_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, texts = np.random.default_rng(0).normal(size=(2, 1500, 8))
+    names = [f"{i % 1200}" for i in range(1500)]
+    texts[1200:] = texts[:300]
+    whole = clip.floor(images, texts, names)
+    monkeypatch.setattr(clip, "CELLS", 50_000)
+    tracemalloc.start()
+    assert clip.floor(images, texts, names) == pytest.approx(whole, rel=1e-12)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1500 * 1200 * 8 / 3
+
+
+def test_a_floor_does_not_depend_on_the_order_in_which_products_are_added() -> None:
+    images, texts = np.random.default_rng(1).normal(size=(2, 40, 300))
+    order, names = np.random.default_rng(2).permutation(300), list(map(str, range(40)))
+    assert clip.floor(images[:, order], texts[:, order], names) == clip.floor(images, texts, names)
 
 
 def test_calibration_puts_the_unedited_model_at_one() -> None:

@@ -40,10 +40,10 @@ def test_inception_features_go_through_torch_fidelity(tmp_path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, module.__name__, module)
     images = torch.linspace(0, 1, 3 * 3 * 4).reshape(3, 3, 2, 2)
     network = Inception(weights)
-    found = network(images)
+    found = network([images[:2], images[2:]])
     assert found.space == network.name == INCEPTION and network.weights_sha256 == hashlib.sha256(b"weights").hexdigest()
     assert found.values == pytest.approx((images.flatten(1)[:, :5] * 255).round().numpy())
     weights.rename(tmp_path / inception.FILE)
     assert Inception(tmp_path).weights_sha256 == network.weights_sha256, "a folder that holds the file will do"
     with pytest.raises(UsageError, match="finite"):
-        network(images * float("nan"))
+        network([images * float("nan")])

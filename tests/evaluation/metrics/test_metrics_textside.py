@@ -51,6 +51,19 @@ def ratio(now: dict, aim: dict, keys) -> float:
     return (missed / sum(float(aim[k].square().sum()) for k in keys)) ** 0.5
 
 
+def test_several_edits_beside_one_walk_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny.sd1()
+    model, walked, real = SDBackbone.from_pipeline(pipe), [], textside._walk
+    one = edits.edit(pipe)
+    both = [textside.changes(model, edit) for edit in (one, 0.5 * one)]
+    alone = [textside.measure(model, edit, pairs=PAIRS, kept=KEPT) for edit in (one, 0.5 * one)]
+    monkeypatch.setattr(
+        textside, "_walk", lambda model, deltas, *rest: walked.append(not deltas) or real(model, deltas, *rest)
+    )
+    assert textside.measure_each(model, both, pairs=PAIRS, kept=KEPT) == alone and alone[0] != alone[1]
+    assert (len(walked), sum(walked)) == (7, 3), "targets, anchors and kept prompts once, and two of these by each edit"
+
+
 @pytest.mark.parametrize("make", [tiny.sd1, tiny.sd2])
 def test_against_the_live_modules(make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(textside, "BATCH", 2)

@@ -64,6 +64,26 @@ def test_rows_of_other_targets_are_left_out(tmp_path: Path) -> None:
     assert [p.text for p in found] == ["a portrait of A", "a portrait of C"]
 
 
+def test_what_is_to_be_kept_is_named_in_the_column_of_targets(tmp_path: Path) -> None:
+    """MACE's file names the celebrity of every row, erased or kept, in one column."""
+    text = "prompt,seed,group,name,wanted\na portrait of A,1,plain,A,\na portrait of B,2,unrelated,B,\n"
+    text += "a sketch of C,3,,C,\nD and E,4,,D,D|E\na sketch of a,5,,a,\na crowd,6,,,\n"
+    suite = load_suite("mace/celebrities", prompts=written(tmp_path, text))
+    found = suite.prompts(["A"])
+    assert [(p.group, p.target, p.wanted) for p in found] == [
+        ("plain", "A", ("A",)), ("unrelated", "", ("B",)), ("unrelated", "", ("C",)), ("unrelated", "", ("D", "E")),
+        ("unrelated", "", ()),
+    ]  # fmt: skip
+    assert "a sketch of a" not in {p.text for p in found}, "what is to be kept never names the target"
+    assert [p.text for p in suite.prompts(["E"])] == ["a portrait of B", "a sketch of C", "a sketch of a", "a crowd"]
+
+
+def test_a_style_that_is_to_be_kept_need_not_be_one_of_the_suites(tmp_path: Path) -> None:
+    text = "text,group,artist\na lake by Hokusai,unrelated,Hokusai\n"
+    (row,) = load_suite("erasepro/style", prompts=written(tmp_path, text)).rows
+    assert (row.target, row.style, row.wanted) == ("", "Hokusai", ())
+
+
 def test_long_prompts_are_only_noted(tmp_path: Path) -> None:
     suite = load_suite("coco", prompts=written(tmp_path, "caption\n" + "dog " * 76 + "\n" + "dog " * 75 + "\n"))
     assert suite.notes == ("1 of 2 prompts are longer than the 77 tokens that CLIP reads: the rest is cut",)

@@ -79,7 +79,10 @@ def split(spec: str) -> tuple[str, str | None]:
 
 
 def calibration(judge: Judge) -> dict[str, Any]:
-    """The judge's own error rates as shipped with its weights; empty if it has none (measure: `judges.calibrate`)."""
+    """The judge's own error rates as shipped with its weights, or from the file beside its folder; empty if it has none.
+
+    Raises `ModelError` for a file that is damaged or of another judge (measure: `judges.calibrate`).
+    """
     return dict(getattr(judge, "calibration", {}))
 
 

@@ -45,14 +45,21 @@ class ClassifierJudge:
 
     def __init__(
         self, model: Any, processor: Any, *, labels: Sequence[str], name: str, weights_sha256: str, licence: str,
-        aliases: Mapping[str, str] | None = None,
+        folder: Path, aliases: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        self.model, self.processor, self.labels = model, processor, tuple(labels)
+        self.model, self.processor, self.labels, self.folder = model, processor, tuple(labels), folder
         self.many = model.config.problem_type == "multi_label_classification"
         rule = f"@{THRESHOLD:g}" if self.many else "@top1"
         self.name, self.weights_sha256, self.licence = f"{name}[{len(self.labels)}]{rule}", weights_sha256, licence
-        self.calibration: dict[str, Any] = {}
         self._known = parts(self.labels) | dict(aliases or {}) | {label.lower(): label for label in self.labels}
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """Its error rates in the file beside its folder, read now; {} without one. `ModelError` for another judge's.
+
+        A file that is out of date is no reason not to load the judge: it is then calibrated again.
+        """
+        return calibration(self.folder, self.name, self.weights_sha256)
 
     def judge(self, images: Tensor, prompts: Sequence[str]) -> list[Judgement]:
         """One verdict for each image."""
@@ -129,10 +136,8 @@ def _open(option: str | None, judge: str) -> tuple[Path, Any]:
 def _judge(
     model: Any, folder: Path, name: str, labels: Sequence[str], aliases: Mapping[str, str] | None = None
 ) -> ClassifierJudge:
-    judge = ClassifierJudge(model, processor(folder), labels=labels, name=name, aliases=aliases,
-                            weights_sha256=sha256(deciding_files(folder)), licence=licence(folder))  # fmt: skip
-    judge.calibration = calibration(folder, judge.name, judge.weights_sha256)
-    return judge
+    return ClassifierJudge(model, processor(folder), labels=labels, name=name, aliases=aliases, folder=folder,
+                           weights_sha256=sha256(deciding_files(folder)), licence=licence(folder))  # fmt: skip
 
 
 def _labels(model: Any) -> list[str]:

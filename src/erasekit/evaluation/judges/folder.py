@@ -6,6 +6,7 @@ missing or misshapen weight, tokenizer or image processor is a `ModelError` that
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -130,13 +131,17 @@ def guarded(folder: Path, load: Callable[[], Any]) -> Any:
 def calibration(folder: Path, name: str, weights_sha256: str) -> dict[str, Any]:
     """The judge's error rates in FOLDER.calibration.json beside the folder; {} without it. `ModelError` where it is damaged
     or of another judge."""
-    path = folder.with_name(f"{folder.name}.calibration.json")
+    own = Path(os.path.normpath(folder.absolute()))  # "." has a name too; a link keeps its own
+    path = own.with_name(f"{own.name}.calibration.json")
+    remedy = "delete it, or write it again with `erasekit judges calibrate`"
     if not path.is_file():
         return {}
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except ModelError as error:
+        raise ModelError(f"{path} is damaged and holds no calibration: {remedy}") from error
     if (found.get("judge"), found.get("weights_sha256")) != (name, weights_sha256):
-        raise ModelError(f"{path} is of another judge than {name}: delete it, or write it again with `erasekit judges "
-                         "calibrate`")  # fmt: skip
+        raise ModelError(f"{path} is of another judge than {name}: {remedy}")
     return found
 
 

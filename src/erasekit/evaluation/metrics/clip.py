@@ -19,6 +19,8 @@ from erasekit.errors import UsageError
 AC_PREFIX = "A photo depicts "
 MACE_TEMPLATE = "a photo of the {}"
 GENERIC_STYLE_ANCHOR = "painting"
+CELLS = 1 << 22  # cosines that are held at once
+GRID = 2.0**26
 SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ac": lambda cos: 2.5 * np.maximum(cos, 0),  # AC, ErasePro
     "logit": lambda cos: 100 * cos,  # MACE, UCE, SPEED
@@ -123,8 +125,12 @@ def calibrate(images: Any, base_images: Any, texts: Any, prompts: Sequence[str],
 
 
 def floor(images: Any, texts: Any, prompts: Sequence[str], *, scale: str = "ac") -> float:
-    """The mean score of every image with every row's text whose prompt is another one than its own."""
-    left, right = _matched(images, texts)
+    """The mean score of every image with every row's text whose prompt is another one than its own.
+
+    The vectors are rounded to 2^-26, of which stored ones (float16) know nothing: every product and partial sum is then
+    exact in float64, so that BLAS gives the same bits whatever the order in which it adds.
+    """
+    left, right = (np.rint(rows * GRID) / GRID for rows in _matched(images, texts))
     if len(prompts) != len(left):
         raise UsageError(f"{len(prompts)} prompts for {len(left)} images: give the prompt of every image")
     names, first, own, counts = np.unique(
@@ -132,9 +138,13 @@ def floor(images: Any, texts: Any, prompts: Sequence[str], *, scale: str = "ac")
     )
     if len(names) < 2:
         raise UsageError("a floor needs at least two different prompts")
-    weights = np.tile(counts.astype(np.float64), (len(left), 1))
-    weights[np.arange(len(left)), own.reshape(-1)] = 0
-    return float((_scale(scale)(_products(left, right[first])) * weights).sum() / weights.sum())
+    own, others, total = own.reshape(-1), right[first].T, 0.0
+    step = max(1, CELLS // len(names))
+    for start in range(0, len(left), step):
+        found = _scale(scale)(left[start : start + step] @ others)
+        found[np.arange(len(found)), own[start : start + step]] = 0
+        total += float((found * counts).sum())
+    return total / int(counts.sum() * len(left) - counts[own].sum())
 
 
 def _scale(name: str) -> Callable[[np.ndarray], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ class Inception:
     """The network of the published weights, through torch-fidelity. Source: arXiv 1706.08500."""
 
     name = INCEPTION
+    width = 2048
 
     def __init__(self, weights: Path | None) -> None:
         """`weights`: the file on this machine, or a folder that holds it under its own name; nothing is fetched.
@@ -35,16 +37,23 @@ class Inception:
             raise ModelError(f"{path} does not hold FID's Inception weights (another sha256): {REMEDY}")
         self.network = _network(path)
 
-    def __call__(self, images: Tensor) -> Features:
-        """Features (n, 2048) of images (n, 3, h, w) in 0..1; `UsageError` where they are not finite or of other shape."""
+    def __call__(self, batches: Iterable[Tensor]) -> Features:
+        """Features (n, 2048) of all images of the batches, each (b, 3, h, w) in 0..1 and let go once it is seen.
+
+        Raises `UsageError` where images are not finite or of other shape, and for fewer than two of them.
+        """
+        import torch
+
+        with torch.no_grad():
+            parts = [self._seen(images) for images in batches]
+        return Features(INCEPTION, torch.cat(parts).numpy())
+
+    def _seen(self, images: Tensor) -> Tensor:
         import torch
 
         if not torch.isfinite(images).all() or images.ndim != 4:
             raise UsageError("images must be finite and of shape (n, 3, h, w) in 0..1")
-        with torch.no_grad():
-            parts = [self.network((chunk.clamp(0, 1) * 255).round().to(torch.uint8))[0].double()
-                     for chunk in images.split(32)]  # fmt: skip
-        return Features(INCEPTION, torch.cat(parts).numpy())
+        return self.network((images.clamp(0, 1) * 255).round().to(torch.uint8))[0].double()
 
 
 def _network(path: Path) -> Any:

@@ -78,6 +78,14 @@ class _Sums:
         return math.sqrt(self.missed / self.aim), math.sqrt(self.missed_before / self.aim), drift
 
 
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What an edit changes where text is read: site -> delta, and the labels of its ops that act elsewhere."""
+
+    deltas: dict[str, Tensor]
+    skipped: tuple[str, ...]
+
+
 def measure(backbone: Backbone, edit: Edit, *, pairs: Sequence[tuple[str, str]], kept: Sequence[str] = ()) -> TextSide:
     """Residual over `pairs` (a prompt with the target, the same with the anchor) and drift over the `kept` prompts.
 
@@ -87,28 +95,38 @@ def measure(backbone: Backbone, edit: Edit, *, pairs: Sequence[tuple[str, str]],
     Raises `UsageError` without pairs or for a prompt too long, `BaseMismatchError` where the edit is for other
     weights, `EditError` for an op inside the text encoder that the walk cannot carry (an MLP, a bias, an adapter).
     """
+    return measure_each(backbone, [changes(backbone, edit)], pairs=pairs, kept=kept)[0]
+
+
+def measure_each(backbone: Backbone, edits: Sequence[Changes], *, pairs: Sequence[tuple[str, str]],
+                 kept: Sequence[str] = ()) -> list[TextSide]:  # fmt: skip
+    """`measure` of each edit; the model without an edit is walked once for all, beside them, and nothing is stored."""
     if not pairs:
         raise UsageError("the residual needs at least one pair of prompts, with the target and with the anchor")
-    deltas, skipped = _deltas(backbone, edit)
-    every = [s for s in backbone.sites("all", "text.out") if s.key in deltas or s.group.startswith("cross.")]
-    sums = {site.key: _Sums() for site in every}
+    own = {key for edit in edits for key in edit.deltas}
+    every = [s for s in backbone.sites("all", "text.out") if s.key in own or s.group.startswith("cross.")]
+    sums = [{site.key: _Sums() for site in every} for _ in edits]
     with torch.no_grad():
         for part in _batches(pairs):
-            _add_pairs(backbone, deltas, every, part, sums)
+            _add_pairs(backbone, edits, every, part, sums)
         for part in _batches(kept):
-            _add_kept(backbone, deltas, every, part, sums)
-    edited = tuple(SiteChange(s.key, s.group, s.depth, *sums[s.key].ratios) for s in every if s.key in deltas)
+            _add_kept(backbone, edits, every, part, sums)
+    return [_side(edit, every, found) for edit, found in zip(edits, sums, strict=True)]
+
+
+def _side(edit: Changes, every: Sequence[Site], sums: dict[str, _Sums]) -> TextSide:
+    edited = tuple(SiteChange(s.key, s.group, s.depth, *sums[s.key].ratios) for s in every if s.key in edit.deltas)
     over = [sums[site.site] for site in edited]
     cross = [sums[s.key] for s in every if s.group.startswith("cross.")]
-    return TextSide(edited, *_ratios(over), *_ratios(cross), skipped)
+    return TextSide(edited, *_ratios(over), *_ratios(cross), edit.skipped)
 
 
 def _ratios(sums: Sequence[_Sums]) -> tuple[float, float, float]:
     return sum(sums, _Sums()).ratios
 
 
-def _deltas(backbone: Backbone, edit: Edit) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Site key -> the sum of its ops' deltas, and the labels of the ops that are not on the text side."""
+def changes(backbone: Backbone, edit: Edit) -> Changes:
+    """The edit's deltas as applying it would round them. Raises `BaseMismatchError` and `EditError` as `measure` does."""
     sites = {site.key: site for site in backbone.sites("all", "text.out")}
     deltas: dict[str, Tensor] = {}
     skipped: list[str] = []
@@ -126,7 +144,7 @@ def _deltas(backbone: Backbone, edit: Edit) -> tuple[dict[str, Tensor], tuple[st
         deltas[op.site] = deltas[op.site] + delta if op.site in deltas else delta
     if not deltas:
         raise EditError("the edit changes nothing that reads text, so it has no residual there: judge images instead")
-    return {key: _cast(backbone.weight(sites[key]), delta) for key, delta in deltas.items()}, tuple(skipped)
+    return Changes({key: _cast(backbone.weight(sites[key]), delta) for key, delta in deltas.items()}, tuple(skipped))
 
 
 def _cast(weight: Tensor, delta: Tensor) -> Tensor:
@@ -148,25 +166,27 @@ def _check_base(edit: Edit, site: Site, weight: Tensor) -> None:
 
 
 def _add_pairs(
-    backbone: Backbone, deltas: dict[str, Tensor], sites: list[Site], pairs: Sequence[tuple[str, str]],
-    sums: dict[str, _Sums],
+    backbone: Backbone, edits: Sequence[Changes], sites: list[Site], pairs: Sequence[tuple[str, str]],
+    sums: Sequence[dict[str, _Sums]],
 ) -> None:  # fmt: skip
     targets, anchors = [target for target, _ in pairs], [anchor for _, anchor in pairs]
-    walks = [
-        _walk(backbone, deltas, targets, sites),
-        _walk(backbone, {}, targets, sites),
-        _walk(backbone, {}, anchors, sites),
-    ]
-    for (site, now), (_, before), (_, aim) in zip(*walks, strict=True):
-        sums[site.key] += _Sums(missed=_square(now - aim), missed_before=_square(before - aim), aim=_square(aim))
+    unedited = [_walk(backbone, {}, targets, sites), _walk(backbone, {}, anchors, sites)]
+    walks = [_walk(backbone, edit.deltas, targets, sites) for edit in edits]
+    for (site, before), (_, aim), *edited in zip(*unedited, *walks, strict=True):
+        missed, length = _square(before - aim), _square(aim)
+        for own, (_, now) in zip(sums, edited, strict=True):
+            own[site.key] += _Sums(missed=_square(now - aim), missed_before=missed, aim=length)
 
 
 def _add_kept(
-    backbone: Backbone, deltas: dict[str, Tensor], sites: list[Site], prompts: Sequence[str], sums: dict[str, _Sums]
-) -> None:
-    walks = [_walk(backbone, deltas, prompts, sites), _walk(backbone, {}, prompts, sites)]
-    for (site, now), (_, before) in zip(*walks, strict=True):
-        sums[site.key] += _Sums(moved=_square(now - before), kept=_square(before))
+    backbone: Backbone, edits: Sequence[Changes], sites: list[Site], prompts: Sequence[str],
+    sums: Sequence[dict[str, _Sums]],
+) -> None:  # fmt: skip
+    walks = [_walk(backbone, edit.deltas, prompts, sites) for edit in edits]
+    for (site, before), *edited in zip(_walk(backbone, {}, prompts, sites), *walks, strict=True):
+        length = _square(before)
+        for own, (_, now) in zip(sums, edited, strict=True):
+            own[site.key] += _Sums(moved=_square(now - before), kept=length)
 
 
 def _walk(

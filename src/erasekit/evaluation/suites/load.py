@@ -29,6 +29,7 @@ from erasekit.evaluation.suites.suite import Suite
 
 FILES = Path(__file__).parent / "files"
 EXPANSION = 1  # counted up when the same file gives other prompts than before
+ROWS = 2  # the same for a prompt file
 KINDS = ("object", "style", "person", "unsafe")
 KEYS = ("name", "version", "title", "note", "world", "kind", "sampling", "judges", "seeds", "targets", "whole",
         "unrelated", "styles", "backgrounds", "templates", "groups", "prompt_file", "classes")  # fmt: skip
@@ -93,7 +94,8 @@ def digest(suite: Suite, prompt_file: str) -> str:
     }
     if not suite.classes:  # a key that a suite does not have leaves its digest as it was before there was such a key
         del content["classes"]
-    document = json.dumps({"expansion": EXPANSION, "suite": content, "prompt_file": prompt_file}, sort_keys=True)
+    expansion = [EXPANSION, ROWS] if prompt_file else EXPANSION
+    document = json.dumps({"expansion": expansion, "suite": content, "prompt_file": prompt_file}, sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from erasekit.errors import UsageError
 from erasekit.evaluation.suites.columns import Columns, header_of
-from erasekit.evaluation.suites.groups import GROUPS
+from erasekit.evaluation.suites.groups import GROUPS, Group
 from erasekit.evaluation.suites.names import tidy
 from erasekit.evaluation.suites.parts import Prompt
 from erasekit.evaluation.suites.suite import Suite
@@ -92,18 +92,34 @@ def _prompt(row: _Row, columns: Columns, suite: Suite, index: int) -> Prompt:
         raise row.wrong(f"{row.names['text']} is empty", "give the words to draw")
     if group not in GROUPS:
         raise row.wrong(f"unknown group {group!r}", f"choose from {', '.join(GROUPS)}")
-    target = row.get("target") or (columns.target if GROUPS[group].asks else "")
-    if GROUPS[group].asks and not target:
-        raise row.wrong(f"the group {group} asks for a target, and the row names none", "fill in the column target")
-    if target and suite.concepts:
-        target = suite.canonical(target)
+    target, shown = _named(row, columns, suite, GROUPS[group])
     wanted = tuple(tidy(word) for word in row.get("wanted").split("|") if word.strip())
+    styled = suite.kind == "style"
     return Prompt(
         id=f"{group}/{row.get('id') or f'row-{index + 1:05d}'}", group=group, text=text, target=target,
-        wanted=wanted or ((suite.label(target),) if GROUPS[group].asks and suite.kind != "style" else ()),
-        style=row.get("style") or None, background=row.get("background") or None, seeds=_seeds(row, columns, suite, index),
+        wanted=wanted or ((shown,) if shown and not styled else ()),
+        style=row.get("style") or (shown if styled and not target else "") or None,
+        background=row.get("background") or None, seeds=_seeds(row, columns, suite, index),
         twin=row.get("twin") or None, guidance=row.number_of("guidance"),
     )  # fmt: skip
+
+
+def _named(row: _Row, columns: Columns, suite: Suite, group: Group) -> tuple[str, str]:
+    """The target that the row belongs to, and the label of what its column names and the image shows; "" for none.
+
+    A row of a group that has nothing to do with targets belongs to none: what it names is then what is to be kept.
+    """
+    name = row.get("target")
+    if group.subject == "other":
+        return "", name
+    target = name or (columns.target if group.asks else "")
+    if group.asks and not target:
+        raise row.wrong(
+            f"the group {group.name} asks for a target, and the row names none", "fill in the column target"
+        )
+    if target and suite.concepts:
+        target = suite.canonical(target)
+    return target, suite.label(target) if group.asks else ""
 
 
 def _seeds(row: _Row, columns: Columns, suite: Suite, index: int) -> tuple[int, ...]:

@@ -41,9 +41,14 @@ def expand(suite: Suite, targets: tuple[Target, ...]) -> tuple[Prompt, ...]:
                     taken += 1
                 if taken == block.count or barren > PATIENCE:
                     break
-    names = {key(target.name) for target in targets}
-    rows = (row for row in suite.rows if not row.target or key(row.target) in names)
-    return tuple(found.values()) + tuple(rows)
+    return tuple(found.values()) + tuple(row for row in suite.rows if _concerns(row, targets, known))
+
+
+def _concerns(row: Prompt, targets: tuple[Target, ...], known: set[str]) -> bool:
+    """Whether a prompt file's row is for these targets: one of theirs, or one that is to be kept and shows none of them."""
+    if row.target:
+        return key(row.target) in {key(target.name) for target in targets}
+    return known.isdisjoint(map(key, row.wanted)) and key(row.style or "") not in known
 
 
 def _parts(block: Block, targets: tuple[Target, ...]) -> list[tuple[Target, ...]]:

@@ -112,6 +112,16 @@ def _never(spec: str) -> str:
     return f"{name}={Path(folder).expanduser().resolve()}"
 
 
+def check_never(parts: Sequence[Part], specs: Sequence[str]) -> None:
+    """Raises `UsageError` for a model that never knew what no suite of this run erases alone: it would draw nothing."""
+    used = {spec for one in parts for spec in one.never}
+    alone = sorted({entry.targets[0] for one in parts for entry in one.entries if len(entry.targets) == 1})
+    for spec in specs:
+        if _never(spec) not in used:
+            raise UsageError(f"--never {spec}: no suite of this run erases {spec.partition('=')[0]!r} alone; they erase "
+                             f"{', '.join(alone) or 'many at once'}: name one of these, or raise --limit-targets")  # fmt: skip
+
+
 def images(part: Part, control: str) -> int:
     """How many images the suite takes: edits and their controls, the unedited model once, models that never knew."""
     asked = {entry.name: part.suite.prompts(entry.targets, entry.anchor or ()) for entry in part.entries}
@@ -173,6 +183,7 @@ def write_plan(plan: Plan, path: Path) -> Path:
 def main(words: Sequence[str] | None = None) -> None:
     args = options(words)
     parts = [part(name, args) for name in args.suites]
+    check_never(parts, args.never)
     counts = [images(one, args.control) for one in parts]
     for one, count in zip(parts, counts, strict=True):
         print(f"{one.suite.name:<18} {len(one.entries)} edits, {count} images")

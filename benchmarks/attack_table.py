@@ -160,7 +160,7 @@ def run(args: argparse.Namespace, made: Setup, subject: Subject, rungs: Ladder) 
     """The rungs on one subject, and the worst case; kept in a folder of its own."""
     tried = attack.cases(subject.target, attack.PROMPTS, args.cases)
     shared = {"target": subject.target, "model": arms.model_sha256(models.resolve(args.model)),
-              "judge": made.judge.weights_sha256, "sampling": vars(made.how)}  # fmt: skip
+              "judge": made.judge.weights_sha256, "sampling": vars(made.how), "versions": arms.versions()}  # fmt: skip
     about = {"subject": subject.name, **shared, **subject.about}
     place = (
         args.out / f"{slug(subject.name)}-{slug(subject.target)}-{digest([rungs.digest, args.cases, args.seed])[:8]}"

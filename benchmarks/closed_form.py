@@ -10,8 +10,9 @@ machine that is busy with other work they say more than the clock. On SD 1.4's s
 run beside the textbook form of the method (`textbook`, `comparing`). SDXL has no backbone yet: only the solves are run
 at its shapes, on random features (`solver_only`). --sweep adds 1 to 1,000 targets x 0 to 30,000 retained prompts on
 the first of the shapes; a point that takes over --limit seconds is skipped, and so are those that ask for more.
-Prints the tasks and the bars, each met or missed, and writes JSON (benchmarks/plot_closed_form.py draws it;
-benchmarks/closed_form_page.py, or --docs, writes the table of docs/benchmarks.md).
+Prints the tasks and the bars, each met or missed (--small: none), and writes JSON after each number. Tasks that a call
+leaves out stay as the file has them, and a sweep measures only the points that it lacks: delete it to begin anew.
+benchmarks/plot_closed_form.py draws it; benchmarks/closed_form_page.py, or --docs, writes the table of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from typing import Any
 import closed_form_page
 import measuring
 import sweep
+from closed_form_kept import Kept
 from shapes import build, folder_of
-from tasks import TASKS, bars
+from tasks import TASKS, told
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -80,34 +82,36 @@ def known(method: str) -> bool:
     return method.partition(":")[0] in METHODS
 
 
-def run_tasks(name: str, folder: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The tasks on one shape; the textbook forms run on SD 1.4's only. Of several runs the fastest counts."""
-    found: dict[str, dict[str, Any]] = {}
+def run_tasks(name: str, folder: Path, options: argparse.Namespace, kept: Kept) -> list[dict[str, Any]]:
+    """The tasks on one shape; the textbook forms run on SD 1.4's only. Of several runs the fastest of each side counts."""
+    found: list[dict[str, Any]] = []
     for task in options.only:
         wanted = TASKS[task]
         if not known(wanted.method):
-            found[task] = {"error": f"this version has no method {wanted.method}"}
+            found.append({"error": f"this version has no method {wanted.method}"})
         else:
             against = wanted.against if name == "sd14" else None
             work = wanted.work(options.small)
-            runs = [work_child(folder, work, against=against, full=options.full)]
-            runs += [work_child(folder, work) for _ in range(options.repeat - 1)]
-            found[task] = fastest(runs)
-        show(f"{name} {task}", found[task])
+            runs = [work_child(folder, work, against=against, full=options.full) for _ in range(options.repeat)]
+            found.append(fastest(runs))
+        kept.task(name, task, found[-1])
+        show(f"{name} {task}", found[-1])
     return found
 
 
 def fastest(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first run, with its comparison, and the numbers of the run that took the least."""
-    done = [run["ours"] for run in runs if "ours" in run]
-    if len(done) < 2 or "ours" not in runs[0]:
-        return runs[0]
-    best = min(done, key=lambda ours: ours["seconds"])
+    """The numbers of the run in which erasekit took the least beside those of the run in which the textbook did; the first
+    run that failed, if one did."""
+    failed = next((run for run in runs if "ours" not in run), None)
+    if failed or len(runs) == 1:
+        return failed or runs[0]
+    best = min((run["ours"] for run in runs), key=lambda ours: ours["seconds"])
     if "textbook" not in runs[0]:
         return {"ours": best}
     from comparing import together
 
-    return together(best, runs[0]["textbook"], runs[0]["relative_difference"])
+    plain = min(runs, key=lambda run: run["textbook_seconds"]["encoded_once"])
+    return together(best, plain["textbook"], plain["relative_difference"])
 
 
 def show(name: str, run: dict[str, Any]) -> None:
@@ -123,43 +127,37 @@ def show(name: str, run: dict[str, Any]) -> None:
 
 
 def whole(options: argparse.Namespace) -> None:
-    results, points = {}, []
+    out = options.out or RESULTS / f"closed_form{'_small' * options.small}.json"
+    kept = Kept(out, measuring.environment(), small=options.small)
+    new, swept = [], False
     with tempfile.TemporaryDirectory() as temporary:
         for shape in options.shapes:
             if shape == "sdxl":
-                results["sdxl"] = measuring.child(Path(__file__), {"kind": "sdxl", "small": options.small})
-                print(json.dumps(results["sdxl"], indent=1))
+                new.append(measuring.child(Path(__file__), {"kind": "sdxl", "small": options.small}))
+                kept.results["sdxl"] = new[-1]
+                print(json.dumps(new[-1], indent=1))
                 continue
             folder = folder_of(options.cache or Path(temporary), shape, options.small)
             name = f"{shape}{'-small' * options.small}"
             built = measuring.child(Path(__file__), {"kind": "build", "folder": str(folder), "name": name})
             if built:
                 raise SystemExit(f"{folder} could not be built: {built['failed']}")
-            results[shape] = run_tasks(shape, folder, options)
-            if options.sweep is not None and not points:
-                points = run_sweep(folder, options)
-    found = bars(results)
-    for bar in found:
-        print(f"{bar['what']:<40}{bar['value']:>12.4g}{bar['bound']:>10.4g}  {'met' if bar['met'] else 'missed'}")
-    everything = {"results": results, "bars": found, "sweep": points}
-    write(options, everything)
+            new += run_tasks(shape, folder, options, kept)
+            if options.sweep is not None and not swept:
+                new, swept = new + run_sweep(shape, folder, options, kept), True
+    kept.write()
+    print("\n".join([*map(told, kept.whole()["bars"]), str(out)]))
     if options.docs:
-        closed_form_page.write(everything, options.docs)
-    if '"failed": ' in json.dumps([results, points]):
+        closed_form_page.write(kept.whole(), options.docs)
+    if '"failed": ' in json.dumps(new):
         raise SystemExit("a process failed: its error is above")
 
 
-def run_sweep(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def run_sweep(shape: str, folder: Path, options: argparse.Namespace, kept: Kept) -> list[dict[str, Any]]:
     lines = [line for line in options.sweep or sweep.LINES if known(sweep.LINES[line][0])]
     run = partial(work_child, folder, limit=options.limit)
-    return sweep.sweep(lines, lambda work: (found := run(work)).get("ours", found), options.small)
-
-
-def write(options: argparse.Namespace, found: dict[str, Any]) -> None:
-    out = options.out or RESULTS / f"closed_form{'_small' * options.small}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"environment": measuring.environment(), **found}, indent=1) + "\n")
-    print(out)
+    return sweep.sweep(lines, lambda work: (found := run(work)).get("ours", found), options.small,
+                       known=kept.measured(shape, options.limit), keep=lambda p: kept.point({"shape": shape} | p))  # fmt: skip
 
 
 def main() -> None:
@@ -170,7 +168,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=tuple(TASKS), default=list(TASKS), help="the tasks")
     parser.add_argument("--sweep", nargs="*", choices=tuple(sweep.LINES), help="these lines, or all")
     parser.add_argument("--full", action="store_true", help="the textbook solves every matrix")
-    parser.add_argument("--repeat", type=int, default=1, help="run every task so often, the fastest counts")
+    parser.add_argument("--repeat", type=int, default=1, help="run every task so often, both sides; the fastest counts")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for a point of the sweep")
     parser.add_argument("--out", type=Path, help="the JSON file (default: results/closed_form[_small].json)")
     parser.add_argument("--docs", type=Path, nargs="?", const=closed_form_page.PAGE, help="rewrite docs/benchmarks.md")
@@ -178,8 +176,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         print(json.dumps(run_child(json.loads(options.child))))
-    else:
+        return
+    if options.small and options.docs:
+        parser.error("--docs is for the real shapes: leave out --small")
+    from erasekit.errors import EraseKitError
+
+    try:
         whole(options)
+    except EraseKitError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

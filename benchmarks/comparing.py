@@ -39,7 +39,8 @@ def compare_uce(work: Work, folder: Path, out: Path, full: bool) -> Found:
     _, solved = textbook.timed(lambda name: textbook.uce(old[name].double(), *exact, lamb=0.5, scale=scale), counts)
     prompts = [p for target in work.targets for p in (target, "")] + ["", *work.retain]
     encode, apart = encoding(folder, prompts, rows, full)
-    taken = {"encode": encode, "encodings": len(old), "solve": seconds, "matrices": [len(counts), len(old)]}
+    taken = {"encode": encode, "prompts": numbers(prompts), "encodings": len(old), "solve": seconds}
+    taken["matrices"] = [len(counts), len(old)]
     return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
 
 
@@ -57,8 +58,8 @@ def compare_rece(work: Work, folder: Path, out: Path, full: bool) -> Found:
     solved = whole_rece(double, doubled_pairs(tails), doubled_pairs(wholes), doubled(kept), values)
     prompts = [p for target in work.targets for p in (target, "")] + ["", *work.retain]
     encode, apart = encoding(folder, prompts, rows, full)
-    taken = {"encode": encode, "encodings": len(old), "solve": seconds + values.epochs * encode}
-    taken["matrices"] = [len(old), len(old)]
+    taken = {"encode": encode, "prompts": numbers(prompts), "encodings": len(old), "rounds": values.epochs}
+    taken |= {"solve": seconds, "matrices": [len(old), len(old)]}
     return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
 
 
@@ -83,7 +84,8 @@ def compare_speed(work: Work, folder: Path, out: Path, full: bool) -> Found:
     _, solved = textbook.timed(lambda name: textbook.speed(old[name].double(), given, noise[name]), counts)
     prompts = [*work.targets, "", *work.retain]
     encode, apart = encoding(folder, prompts, features(folder, prompts[:SAMPLE]), full)
-    taken = {"encode": encode, "encodings": 1, "solve": seconds, "matrices": [len(counts), len(old)]}
+    taken = {"encode": encode, "prompts": numbers(prompts), "encodings": 1, "solve": seconds}
+    taken["matrices"] = [len(counts), len(old)]
     return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
 
 
@@ -98,11 +100,18 @@ COMPARE: dict[str, Callable[[Work, Path, Path, bool], Found]] = {
 
 
 def together(ours: Found, taken: Found, distance: dict[str, float]) -> Found:
-    """The numbers of both and the ratios; `as_released` only where it differs."""
-    once, after = taken["encode"] + taken["solve"], ours["parts"]["solve"] + ours["parts"]["fingerprint"]
+    """The numbers of both and the ratios; `as_released` only where it differs.
+
+    The textbook's `encode` is one pass over its different prompts; RECE makes one more in each of its `rounds`, which is
+    encoding too and no part of `solve`.
+    """
+    after, rounds = ours["parts"]["solve"] + ours["parts"]["fingerprint"], taken.get("rounds", 0)
+    once = (1 + rounds) * taken["encode"] + taken["solve"]
     seconds = {"encoded_once": once, "after_encoding": taken["solve"]}
     if taken["encodings"] > 1:
-        seconds = {"as_released": taken["encodings"] * taken["encode"] + taken["solve"]} | seconds
+        different, all_ = taken["prompts"]
+        passes = (taken["encodings"] + rounds) * all_ / different  # it encodes a prompt again wherever it stands
+        seconds = {"as_released": passes * taken["encode"] + taken["solve"]} | seconds
     against = {"as_released": ours["seconds"], "encoded_once": ours["seconds"], "after_encoding": after}
     rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in taken.items()}
     return {
@@ -114,9 +123,15 @@ def together(ours: Found, taken: Found, distance: dict[str, float]) -> Found:
     }
 
 
+def numbers(prompts: Sequence[str]) -> list[int]:
+    """How many of the prompts are different, and how many they are."""
+    return [len(set(prompts)), len(prompts)]
+
+
 def encoding(folder: Path, prompts: Sequence[str], rows: Rows, full: bool) -> tuple[float, float]:
-    """Seconds of transformers' encoder for all prompts, one at a time, and the largest relative distance of its rows
-    from erasekit's; of the first SAMPLE prompts unless `full`."""
+    """Seconds of transformers' encoder for every different prompt, one at a time, and the largest relative distance of
+    its rows from erasekit's; of the first SAMPLE of them unless `full`."""
+    prompts = list(dict.fromkeys(prompts))
     encode = textbook.Encoder(folder)
     encode(prompts[0])  # the first call is slower
     some = prompts if full else prompts[:SAMPLE]

@@ -5,165 +5,90 @@
 For each target: held-out complex prompts (forms that training never saw, half of them with a second object) with the
 same seeds before and after. Printed for each method, with 95 % Wilson intervals: the target found after the edit; the
 anchor found after the edit against the unedited model asked for the anchor in the same prompts; style and background
-followed; the object named right in other concepts' prompts. Every image is one line of `rows-MODEL.jsonl`, named by the
-model's weights; a run that was stopped continues, and the numbers can be recomputed from the lines. A method may carry
-a preset and parameters: `erasepro:weighted:captions=emoji`.
+followed; the object named right in other concepts' prompts. n counts pictures: those of the unedited model for other
+concepts are the same for every target, and counted once.
+
+Every image is one line of `rows-NAME.jsonl`, named by the model's files, the judge and the sampling, its run by what the
+edit changes: a run that was stopped continues, and pictures of another edit are never taken. `results.json` keeps the
+other methods of earlier runs on the same model. A method may carry a preset and parameters:
+`erasepro:weighted:captions=emoji`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from emoji_prompts import PAIRS, Prompt, complex_prompts, other_prompts
+from emoji_rows import BASE, Hits, Recorder, Row, counted, edit_digest, plain, recorder, run_of, total
 
 import erasekit
-from erasekit.evaluation.sampler import sample, shots
+from erasekit import methods
+from erasekit.edit import Edit
+from erasekit.errors import EraseKitError
 from erasekit.evaluation.statistics import Share
-from erasekit.fingerprint import digest
-from erasekit.worlds.emoji.captions import HELD_OUT_PAIR, HELD_OUT_SINGLE, article, fill
-from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES, names
-from erasekit.worlds.emoji.judge import Judge, load_judge
+from erasekit.files import write_whole
 
-PAIRS = {
-    "cat": "dog", "wolf": "rabbit", "penguin": "duck", "apple": "lemon", "hamburger": "cake", "car": "bus",
-    "rocket": "balloon", "bomb": "gift", "guitar": "violin", "santa": "baby", "castle": "volcano", "sun": "cloud",
-}  # fmt: skip
-BATCH = 64
+PLAN = ("prompts", "seeds", "base_seeds", "others", "other_seeds")
+"""The options that a method's numbers depend on, besides its targets."""
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt with what it asks for; -1 where it does not say."""
-
-    text: str
-    wanted: str
-    style: int
-    background: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image: who drew it, what was asked, what the judge found."""
-
-    run: str
-    text: str
-    seed: int
-    found: list[str]
-    best: str
-    style: int
-    background: int
+def options(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=["erasepro", "uce"], metavar="METHOD[:PRESET][:KEY=VALUE]")
+    parser.add_argument("--targets", type=int, default=len(PAIRS), choices=range(1, len(PAIRS) + 1), metavar="N")
+    parser.add_argument("--prompts", type=_positive, default=20)
+    parser.add_argument("--seeds", type=_positive, default=8)
+    parser.add_argument("--base-seeds", type=_positive, help="seeds of the unedited target (default: --seeds)")
+    parser.add_argument("--others", type=_positive, default=50)
+    parser.add_argument("--other-seeds", type=_positive, default=2)
+    parser.add_argument("--model", default="emoji")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/emoji_erasure"))
+    args = parser.parse_args(words)
+    args.base_seeds = args.base_seeds or args.seeds
+    return args
 
 
-def complex_prompts(target: str, anchor: str, noun: str, count: int) -> list[Prompt]:
-    """Held-out forms around `noun`; the other object, style and background depend on the target alone."""
-    rng = np.random.default_rng([7, *target.encode()])
-    others = [n for n in names() if n not in (target, anchor)]
-    forms = [f for pair in zip(HELD_OUT_SINGLE, HELD_OUT_PAIR, strict=False) for f in pair] + list(HELD_OUT_SINGLE[6:])
-    prompts = []
-    for i in range(count):
-        form, other = forms[i % len(forms)], others[int(rng.integers(len(others)))]
-        s, b = int(rng.integers(len(STYLES))), int(rng.integers(len(BACKGROUNDS)))
-        text = fill(form, (noun, other), STYLES[s], tuple(BACKGROUNDS)[b])
-        prompts.append(Prompt(text, noun, s if "{s}" in form else -1, b if "{b}" in form else -1))
-    return prompts
-
-
-def other_prompts(target: str, anchor: str, count: int) -> list[Prompt]:
-    """Plain prompts for other concepts, the styles in turn; the same list for every target, but for its own pair."""
-    order = np.random.default_rng(11).permutation(len(names()))
-    words = [names()[i] for i in order if names()[i] not in (target, anchor)][:count]
-    return [Prompt(f"{article(w)} in {STYLES[names().index(w) % 5]} style", w, names().index(w) % 5, -1) for w in words]
-
-
-class Recorder:
-    """Draws and judges what is not yet in the file of rows, and appends it."""
-
-    def __init__(self, path: Path, pipe: Any, judge: Judge, sampling: dict[str, float]) -> None:
-        self.path, self.pipe, self.judge, self.sampling = path, pipe, judge, sampling
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.rows = {(r.run, r.text, r.seed): r for r in map(_read, lines) if r is not None}
-
-    def record(self, run: str, prompts: Iterable[Prompt], seeds: Sequence[int]) -> list[Row]:
-        """The rows of every prompt with every seed, drawn by the pipeline as it is now under the name `run`."""
-        wanted = shots(list(dict.fromkeys(p.text for p in prompts)), seeds)
-        missing = [s for s in wanted if (run, s.prompt, s.seed) not in self.rows]
-        for start in range(0, len(missing), BATCH):
-            self._draw(run, missing[start : start + BATCH])
-            print(
-                f"\r{run}: {min(start + BATCH, len(missing))} of {len(missing)}   ", end="", file=sys.stderr, flush=True
-            )
-        return [self.rows[run, s.prompt, s.seed] for s in wanted]
-
-    def _draw(self, run: str, part: list[Any]) -> None:
-        steps, guidance = int(self.sampling["steps"]), self.sampling["guidance"]
-        drawn = list(sample(self.pipe, part, batch=BATCH, steps=steps, guidance=guidance))
-        pixels = np.stack([np.asarray(image, dtype=np.float32) / 255 for _, image in drawn])
-        verdict = self.judge(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
-        with self.path.open("a") as file:
-            for i, (shot, _) in enumerate(drawn):
-                found = [names()[k] for k in (verdict.objects[i] > 0.5).nonzero()[:, 0].tolist()]
-                best = names()[int(verdict.objects[i].argmax())]
-                style, background = int(verdict.style[i].argmax()), int(verdict.background[i].argmax())
-                row = Row(run, shot.prompt, shot.seed, found, best, style, background)
-                self.rows[run, row.text, row.seed] = row
-                file.write(json.dumps(asdict(row)) + "\n")
-
-
-def _read(line: str) -> Row | None:
-    try:
-        return Row(**json.loads(line))
-    except (json.JSONDecodeError, TypeError):
-        return None  # the line that a killed run left half-written
-
-
-def share(hits: Iterable[bool]) -> Share:
-    """Counts hits."""
-    values = list(hits)
-    return Share(sum(values), len(values))
-
-
-def followed(rows: Sequence[Row], prompts: Sequence[Prompt], what: str) -> Share:
-    """How often the style or background that the prompt names was drawn."""
-    asked = {p.text: getattr(p, what) for p in prompts if getattr(p, what) >= 0}
-    return share(getattr(r, what) == asked[r.text] for r in rows if r.text in asked)
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few: give 1 or more")
+    return value
 
 
 def spec(text: str) -> tuple[str, dict[str, str]]:
-    """`erasepro:weighted:captions=emoji` as a method's name, with its preset, and its parameters."""
+    """`erasepro:weighted:captions=emoji` as a method's name, with its preset, and its parameters; `UsageError` for one
+    that there is not, so that hours of drawing do not end in it."""
     name, *more = text.split(":")
     preset = [one for one in more if "=" not in one]
-    return ":".join((name, *preset)), dict(one.split("=", 1) for one in more if "=" in one)
+    method, parameters = ":".join((name, *preset)), dict(one.split("=", 1) for one in more if "=" in one)
+    cls, known = methods.resolve(method)
+    methods.make_config(cls, {**known.values, **parameters})
+    return method, parameters
 
 
-def one_target(recorder: Recorder, method: str, target: str, args: argparse.Namespace) -> dict[str, Share]:
-    """All measures of one method on one target."""
-    anchor, seeds = PAIRS[target], range(args.seeds)
+def one_target(draw: Recorder, method: str, edit: Edit, target: str, args: argparse.Namespace) -> dict[str, Hits]:
+    """All measures of one method's edit on its target, picture by picture."""
+    anchor, run, seeds = PAIRS[target], run_of(f"{method}|{target}", edit), range(args.seeds)
     asked = complex_prompts(target, anchor, target, args.prompts)
     replaced = complex_prompts(target, anchor, anchor, args.prompts)
     others = other_prompts(target, anchor, args.others)
-    reference = recorder.record("base", replaced, seeds)
-    before = recorder.record("base", asked, range(args.base_seeds or args.seeds))
-    kept_before = recorder.record("base", others, range(args.other_seeds))
-    name, parameters = spec(method)
-    edit = erasekit.erase(recorder.pipe, target, anchor=anchor, method=name, **parameters)
-    with edit.applied(recorder.pipe):
-        after = recorder.record(f"{method}|{target}", asked, seeds)
-        kept = recorder.record(f"{method}|{target}", others, range(args.other_seeds))
+    reference = draw.record(BASE, replaced, seeds)
+    before = draw.record(BASE, asked, range(args.base_seeds))
+    kept_before = draw.record(BASE, others, range(args.other_seeds))
+    with edit.applied(draw.pipe):
+        after = draw.record(run, asked, seeds)
+        kept = draw.record(run, others, range(args.other_seeds))
     right = {p.text: p.wanted for p in others}
     return {
-        "target before": share(target in r.found for r in before),
-        "target after": share(target in r.found for r in after),
-        "anchor asked for": share(anchor in r.found for r in reference),
-        "anchor after": share(anchor in r.found for r in after),
-        "others before": share(r.best == right[r.text] for r in kept_before),
-        "others after": share(r.best == right[r.text] for r in kept),
+        "target before": counted(before, lambda r: target in r.found),
+        "target after": counted(after, lambda r: target in r.found),
+        "anchor asked for": counted(reference, lambda r: anchor in r.found),
+        "anchor after": counted(after, lambda r: anchor in r.found),
+        "others before": counted(kept_before, lambda r: r.best == right[r.text]),
+        "others after": counted(kept, lambda r: r.best == right[r.text]),
         "style before": followed(before, asked, "style"),
         "style after": followed(after, asked, "style"),
         "background before": followed(before, asked, "background"),
@@ -171,46 +96,57 @@ def one_target(recorder: Recorder, method: str, target: str, args: argparse.Name
     }
 
 
-def show(title: str, measures: dict[str, Share]) -> None:
+def followed(rows: Sequence[Row], prompts: Sequence[Prompt], what: str) -> Hits:
+    """Whether the style or background that the prompt names was drawn."""
+    asked = {p.text: getattr(p, what) for p in prompts if getattr(p, what) >= 0}
+    return counted((r for r in rows if r.text in asked), lambda r: getattr(r, what) == asked[r.text])
+
+
+def one_method(draw: Recorder, method: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The method's shares over all targets and of each, printed, with the plan and the edits that they are of."""
+    name, parameters = spec(method)
+    each: dict[str, dict[str, Hits]] = {}
+    edits: dict[str, str] = {}
+    for target in list(PAIRS)[: args.targets]:
+        edit = erasekit.erase(draw.pipe, target, anchor=PAIRS[target], method=name, **parameters)
+        each[target], edits[target] = one_target(draw, method, edit, target, args), edit_digest(edit)
+    over_all = total(list(each.values()))
+    show(method, over_all)
+    return {
+        "plan": {key: getattr(args, key) for key in PLAN}, "edits": edits, "all": plain(over_all),
+        "targets": {target: plain(total([measures])) for target, measures in each.items()},
+    }  # fmt: skip
+
+
+def show(title: str, measures: Mapping[str, Share]) -> None:
     """A method's measures, one a line."""
     print(f"\n{title}")
     for name, s in measures.items():
         low, high = s.interval
-        print(f"  {name:<18} {100 * s.value:6.2f} %   ({100 * low:5.2f} .. {100 * high:5.2f})   n = {s.trials}")
+        rate = f"{100 * s.value:6.2f} %   ({100 * low:5.2f} .. {100 * high:5.2f})" if s.trials else "not measured"
+        print(f"  {name:<18} {rate}   n = {s.trials}", flush=True)
 
 
-def main() -> None:
-    """Runs the plan and writes `results.json` beside the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=["erasepro", "uce"])
-    parser.add_argument("--targets", type=int, default=len(PAIRS))
-    parser.add_argument("--prompts", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--base-seeds", type=int, default=0, help="seeds of the unedited target (default: --seeds)")
-    parser.add_argument("--others", type=int, default=50)
-    parser.add_argument("--other-seeds", type=int, default=2)
-    parser.add_argument("--model", default="emoji")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/emoji_erasure"))
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    pipe = erasekit.load(args.model)
-    sampling = erasekit.models.defaults(erasekit.models.resolve(args.model))
-    weights = digest(pipe.unet.conv_in.weight)[:12]
-    recorder = Recorder(args.out / f"rows-{weights}.jsonl", pipe, load_judge(), sampling)
-    results: dict[str, Any] = {}
+def save(method: str, found: Mapping[str, Any], made: Mapping[str, Any], path: Path) -> None:
+    """Writes a method's numbers beside those of other methods that the same model, judge and sampling gave."""
+    old = json.loads(path.read_text()) if path.exists() else {}
+    known = old["methods"] if old.get("made") == made else {}
+    new = {"made": made, "methods": known | {method: found}}
+    write_whole(path, (json.dumps(new, indent=1) + "\n").encode())
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs the plan; each method's numbers are in `results.json` as soon as they are there."""
+    args = options(words)
     for method in args.methods:
-        each = {t: one_target(recorder, method, t, args) for t in list(PAIRS)[: args.targets]}
-        total = {k: sum((m[k] for m in each.values()), Share(0, 0)) for k in next(iter(each.values()))}
-        show(method, total)
-        results[method] = {"all": _plain(total)} | {t: _plain(m) for t, m in each.items()}
-    (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-
-
-def _plain(measures: dict[str, Share]) -> dict[str, Any]:
-    return {
-        k: {"hits": s.hits, "images": s.trials, "share": s.value, "interval95": s.interval} for k, s in measures.items()
-    }
+        spec(method)
+    draw = recorder(args.model, args.out)
+    for method in args.methods:
+        save(method, one_method(draw, method, args), draw.made, args.out / "results.json")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EraseKitError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from emoji_erasure import complex_prompts, other_prompts
+from emoji_prompts import complex_prompts, other_prompts
 from torch import Tensor
 
 import erasekit
-from erasekit.errors import InfeasibleError
+from erasekit.errors import EraseKitError, InfeasibleError
 
 ALIKE = (
     ("cat", "dog"),
@@ -110,4 +110,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EraseKitError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -11,7 +11,7 @@ near     drift of the concepts nearest to the target · empty: of the empty prom
 update   ||dW|| / ||W_o||, root mean square over the matrices of the text encoder or of the cross-attention
 residual the largest of all matrices, before the cast · rank: the largest · seconds: of `fit`, on one core
 before   the gap of the unedited model · left: gap / before · distance: 1 - cosine of target and anchor
-Prints Markdown, writes JSON; with `--only` the other knobs' numbers stay as they were in FILE.
+Prints Markdown, writes JSON; with `--only` the other knobs' numbers of the same model stay as they were in FILE.
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from emoji_prompts import PAIRS
 from knobs_measure import SENTENCES, Results
 from knobs_settings import KNOBS, PICTURES
 from knobs_tables import blocks, curve, rewrite
 from knobs_world import UNRELATED, conflicts
+
+from erasekit import models
+from erasekit.errors import EraseKitError, UsageError
+from erasekit.evaluation.arms import model_sha256
+from erasekit.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 COUNTS = (10, 50, 100)  # concepts, in the order of the world's table
@@ -39,7 +46,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     chosen = {name: KNOBS[name] for name in args.only}
     results.run([setting for knob in chosen.values() for setting in knob.settings], args.workers)
     found = {
-        "model": args.model, "targets": args.targets, "sentences": SENTENCES, "unrelated": UNRELATED,
+        "model": args.model, "model_sha256": _sha256(args.model),
+        "targets": args.targets, "sentences": SENTENCES, "unrelated": UNRELATED,
         "pairs": [[t, results.world.anchor(t, "pair")] for t in results.world.targets],
         "knobs": {name: [results.summary(s) for s in knob.settings] for name, knob in chosen.items()},
     }  # fmt: skip
@@ -49,11 +57,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The new numbers, and the old ones of knobs that were not measured now, if of the same model and targets."""
-    if any(old.get(key) not in (None, new[key]) for key in ("model", "pairs")):
+    """The new numbers, and the old ones of knobs that were not measured now, if of the same weights and targets."""
+    if any(old.get(key) != new[key] for key in ("model_sha256", "pairs")):
         old = {}
     knobs = old.get("knobs", {}) | new["knobs"]
     return {**old, **new, "knobs": {name: knobs[name] for name in KNOBS if name in knobs}}
+
+
+def _sha256(model: str) -> str:
+    return model_sha256(models.resolve(model))
+
+
+def remembered(old: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """What FILE holds, for `--again`; `UsageError` where pictures of other weights would stand beside its numbers."""
+    if args.images and old.get("model_sha256") != _sha256(args.model):
+        raise UsageError(f"the numbers in {args.out} are not of this model {args.model}: give --images without --again")
+    return old
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
@@ -74,7 +93,7 @@ def show(results: dict[str, Any]) -> None:
         print(f"\n{titles.get(name, 'Run')}\n\n{block}")
 
 
-def arguments() -> argparse.Namespace:
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji", help="a folder of the emoji world's model")
@@ -85,24 +104,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--again", action="store_true", help="measure nothing: print and write what --out holds")
     parser.add_argument("--images", action="store_true", help="judge pictures as well (minutes to an hour)")
-    parser.add_argument("--image-targets", type=int, default=4)
+    parser.add_argument("--image-targets", type=int, default=4, choices=range(1, len(PAIRS) + 1), metavar="N")
     parser.add_argument("--out", type=Path, default=RESULTS / "erasepro_knobs.json")
     parser.add_argument("--docs", type=Path, help="rewrite the tables of this page")
     parser.add_argument("--plots", type=Path, help="draw the curves into this folder")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def main() -> None:
     """Measures, prints, writes."""
     args = arguments()
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
-    results = old if args.again else merged(old, measure(args))
+    results = remembered(old, args) if args.again else merged(old, measure(args))
     if args.images:
         from knobs_pictures import Gallery
 
         results["pictures"] = Gallery(args.model, RESULTS / "erasepro_knobs", args.image_targets).judge(PICTURES)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_whole(args.out, (json.dumps(results, indent=1) + "\n").encode())
     show(results)
     if args.docs:
         for name in rewrite(args.docs, blocks(results)):
@@ -112,4 +130,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EraseKitError as error:
+        raise SystemExit(f"error: {error}") from error

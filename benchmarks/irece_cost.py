@@ -37,7 +37,9 @@ from erasekit.attacks._ddim import inverted, texts
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.victim import Sampling, Victim
 from erasekit.edit import Base, Guidance
+from erasekit.errors import EraseKitError
 from erasekit.evaluation.statistics import Share
+from erasekit.files import check_writable, write_whole
 from erasekit.guidances.irece import THRESHOLDS
 
 
@@ -178,14 +180,23 @@ def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
 
 
 def sweep(victim: Victim, fitted: Guidance, args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
-    """The undefended line, then one for each setting, printed as they come."""
+    """The undefended line, then one for each setting, printed and kept in `--out` as they come."""
     with victim:
         measure = Measure(victim, args)
         rows = [("undefended", measure(None))]
+        keep(rows, args)
         for one in settings(args):
             rows.append((f"t* {one.at:g}, tau {one.tau:g}, rho {one.rho:g}", measure(one.op(fitted))))
+            keep(rows, args)
             print(f"{len(rows) - 1} of {len(settings(args))}: {rows[-1][0]}", flush=True)
     return rows
+
+
+def keep(rows: Sequence[tuple[str, dict[str, Any]]], args: argparse.Namespace) -> None:
+    """Writes what was measured so far."""
+    if args.out:
+        found = {"settings": {key: str(value) for key, value in vars(args).items()}, "rows": dict(rows)}
+        write_whole(args.out, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def main() -> None:
@@ -194,6 +205,8 @@ def main() -> None:
     from erasekit.evaluation import judges
 
     args = options()
+    if args.out:
+        check_writable(args.out)
     pipe: Any = erasekit.load(args.model)
     own = models.defaults(models.resolve(args.model))
     how = Sampling(args.steps or int(own["steps"]), float(own["guidance"]), args.batch)
@@ -208,11 +221,7 @@ def main() -> None:
     fitted = erasekit.erase(pipe, args.target, method="irece", retain=args.controls, at=sorted(set(args.at)),
                             variant=args.variant, gate=args.gate, guidance=how.guidance,
                             sampling_steps=how.steps)  # fmt: skip
-    rows = sweep(victim, fitted.ops[0], args)
-    print(table(rows))
-    if args.out:
-        found = {"settings": {key: str(value) for key, value in vars(args).items()}, "rows": dict(rows)}
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(sweep(victim, fitted.ops[0], args)))
 
 
 def estimate(victim: Victim, count: int, points: int) -> str:
@@ -228,4 +237,7 @@ def estimate(victim: Victim, count: int, points: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EraseKitError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -14,8 +14,8 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from emoji_erasure import complex_prompts, other_prompts
 from emoji_features import apart
+from emoji_prompts import complex_prompts, other_prompts
 from knobs_settings import Setting
 from knobs_world import Case, World
 from torch import Tensor

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from emoji_erasure import PAIRS, other_prompts
+from emoji_prompts import PAIRS, other_prompts
 from knobs_settings import Setting
 from torch import Tensor
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 from emoji_features import apart, outputs
+from emoji_rows import edit_digest
 from many_sets import Work, plain_prompts, sentences
 
 import erasekit
@@ -43,14 +43,7 @@ class Arm:
     @property
     def digest(self) -> str:
         """sha256 of all that the edit changes; "" without one. Equal digests on one model draw equal pictures."""
-        if self.edit is None:
-            return ""
-        found = hashlib.sha256()
-        for op in self.edit.ops:
-            for name, tensor in sorted(op.tensors().items()):
-                found.update(f"{op.label} {name} {tuple(tensor.shape)}".encode())
-                found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+        return "" if self.edit is None else edit_digest(self.edit)
 
 
 def specs(count: int) -> list[str]:

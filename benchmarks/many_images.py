@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emoji_erasure import BATCH, Prompt
+from emoji_prompts import Prompt
+from emoji_rows import BATCH, whole_lines
 from many_fits import NONE, Arm
 from many_sets import Work, other_prompts, target_prompts
 
 from erasekit.evaluation import drawing, judges
 from erasekit.evaluation.metrics.harmonic import h_c
+from erasekit.evaluation.shards import digest, versions
 from erasekit.evaluation.statistics import Outcomes, wilson
 from erasekit.evaluation.suites import Sampling
 
@@ -36,20 +38,21 @@ class Row:
 class Album:
     """Draws and judges what `rows.jsonl` does not hold yet, and appends it; kill it at any point and run it again.
 
-    A run is known by the model's hash, and for an edit also by the hash of its tensors: rows of another are never taken.
+    A run is known by the hash of the model, the judge, the sampling and the libraries, and for an edit also by the hash
+    of what it changes: rows of another are never taken.
     """
 
     def __init__(self, path: Path, model_sha256: str, sampling: Sampling) -> None:
-        self.path, self.model, self.sampling = path, model_sha256[:16], sampling
-        self.rows: dict[tuple[str, str, int], Row] = {}
-        data = path.read_text() if path.exists() else ""
-        if data and not data.endswith("\n"):  # a killed run left half a line
-            path.write_text(data := data[: data.rfind("\n") + 1])
-        for row in (Row(**json.loads(line)) for line in data.splitlines()):
-            self.rows[row.run, row.text, row.seed] = row
+        self.path, self.sampling, self.judge = path, sampling, judges.get("emoji")
+        self.made = {
+            "model_sha256": model_sha256, "judge": self.judge.name, "judge_sha256": self.judge.weights_sha256,
+            "sampling": asdict(sampling), "versions": versions(),
+        }  # fmt: skip
+        rows = (Row(**json.loads(line)) for line in whole_lines(path))
+        self.rows = {(row.run, row.text, row.seed): row for row in rows}
 
     def run(self, arm: Arm) -> str:
-        return f"{self.model}|{arm.name}|{arm.digest[:16]}"
+        return f"{digest(self.made)[:16]}|{arm.name}|{arm.digest[:16]}"
 
     def missing(self, arm: Arm, prompts: Sequence[Prompt]) -> list[tuple[str, int]]:
         """Text and seed of what is still to draw; a prompt's seed is its place in the list."""
@@ -63,13 +66,13 @@ class Album:
 
     def draw(self, pipe: Any, arm: Arm, prompts: Sequence[Prompt]) -> Iterator[int]:
         """Draws what is missing; yields the number of images after each batch."""
-        judge, todo = judges.get("emoji"), self.missing(arm, prompts)
+        run, todo = self.run(arm), self.missing(arm, prompts)
         with arm.edit.applied(pipe) if arm.edit is not None else nullcontext():
             for start in range(0, len(todo), BATCH):
                 texts, seeds = map(list, zip(*todo[start : start + BATCH], strict=True))
                 pixels = drawing.draw(pipe, texts, seeds, self.sampling)
-                verdicts = judge.judge(pixels.permute(0, 3, 1, 2).float() / 255, texts)
-                self._append([Row(self.run(arm), text, seed, said.status, list(said.data.get("found", [])))
+                verdicts = self.judge.judge(pixels.permute(0, 3, 1, 2).float() / 255, texts)
+                self._append([Row(run, text, seed, said.status, list(said.data.get("found", [])))
                               for text, seed, said in zip(texts, seeds, verdicts, strict=True)])  # fmt: skip
                 yield len(texts)
 

@@ -68,8 +68,8 @@ def claims(rows: Rows) -> str:
         return "Nothing was measured yet."
     most = _at(rows, counts[-1])
     if any("h" in row for row in most.values()):
-        return "\n".join([_collapse(rows, counts), *_beside(most, "specificity", counts[-1]), *_control(rows, counts)])
-    return "\n".join([f"No pictures were judged yet; from features alone, at {counts[-1]} targets:", *_features(most)])
+        return "\n".join([_collapse(rows, counts), *_beside(most, "specificity", counts[-1]), _control(rows, counts)])
+    return "\n".join([f"No pictures were judged yet at {counts[-1]} targets; from features alone:", *_features(most)])
 
 
 def _at(rows: Rows, count: int) -> dict[str, Mapping[str, Any]]:
@@ -78,7 +78,7 @@ def _at(rows: Rows, count: int) -> dict[str, Mapping[str, Any]]:
 
 def _collapse(rows: Rows, counts: Sequence[int]) -> str:
     few, many = (_at(rows, count).get("uce", {}).get("specificity") for count in (counts[0], counts[-1]))
-    if not few or not many:
+    if not few or not many or len(counts) == 1:
         return "- UCE collapses with many concepts: not measured."
     verdict = "shown" if many["high"] < few["low"] else "not shown (the intervals meet)"
     return (f"- UCE loses the rest with many concepts: **{verdict}**; specificity {percent(few)} at {counts[0]}, "
@@ -106,16 +106,25 @@ def _ordered(a: Mapping[str, float], b: Mapping[str, float], above: str, below: 
     return above if a["low"] > b["high"] else below if a["high"] < b["low"] else neither
 
 
-def _control(rows: Rows, counts: Sequence[int]) -> list[str]:
-    """Which methods have an H above every control's, at every count."""
-    weak = []
+def _control(rows: Rows, counts: Sequence[int]) -> str:
+    """Whether every method has an H above every control's at every count, and what there was nothing to say of."""
+    above, weak, without = [], [], []
     for count in counts:
-        found = {name: row["h"] for name, row in _at(rows, count).items() if "h" in row}
-        noise = [h for name, h in found.items() if name.startswith(RANDOM)]
-        own = [name for name in found if name != NONE and not name.startswith(RANDOM)]
-        weak += [f"{name} at {count}" for name in own if any(found[name]["low"] <= h["high"] for h in noise)]
-    every = "every method's H lies above the random control's"
-    return [f"- At each count {every}: **{'not shown for ' + ', '.join(weak) if weak else 'shown'}**."]
+        found = _at(rows, count)
+        noise = [row["h"] for name, row in found.items() if name.startswith(RANDOM) and "h" in row]
+        for name, row in found.items():
+            if name != NONE and not name.startswith(RANDOM):
+                _place(row, noise, above, weak, without).append(f"{name} at {count}")
+    said = f"not shown for {', '.join(weak)}" if weak else "shown" if above else "not measured"
+    more = f"; not measured (refused, no pictures, or no control) for {', '.join(without)}" if without else ""
+    return f"- Every method's H lies above the random control's: **{said}**{more}."
+
+
+def _place(row: Mapping[str, Any], noise: Rows, above: list[str], weak: list[str], without: list[str]) -> list[str]:
+    """The list that a method's row belongs to."""
+    if not noise or "h" not in row:
+        return without
+    return weak if any(row["h"]["low"] <= h["high"] for h in noise) else above
 
 
 def _features(most: Mapping[str, Mapping[str, Any]]) -> list[str]:

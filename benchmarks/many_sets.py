@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from emoji_erasure import Prompt
+from emoji_prompts import Prompt
 
 from erasekit.evaluation.suites import load_suite
 from erasekit.worlds.emoji.captions import HELD_OUT_SINGLE, SINGLE, article, fill

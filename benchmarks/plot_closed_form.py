@@ -3,7 +3,7 @@
     python benchmarks/plot_closed_form.py [FILE] [--out FOLDER]
 
 FILE is results/closed_form.json by default, FOLDER where FILE stands. Writes FILE's name with -tasks.svg, -ratios.svg
-and, where a sweep was run, -sweep.svg. Needs nothing but Python.
+and, where a sweep was run, -sweep-SHAPE.svg. Needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def main() -> None:
         raise SystemExit(f"{options.file} is missing: run benchmarks/closed_form.py first")
     found = json.loads(options.file.read_text())
     charts = {"tasks": tasks_chart(found["results"]), "ratios": ratios_chart(found["results"])}
-    if found["sweep"]:
-        charts["sweep"] = sweep_chart(found["sweep"])
+    for shape in dict.fromkeys(point.get("shape", "sd14") for point in found["sweep"]):
+        charts[f"sweep-{shape}"] = sweep_chart([p for p in found["sweep"] if p.get("shape", "sd14") == shape])
     folder = options.out or options.file.parent
     folder.mkdir(parents=True, exist_ok=True)
     for name, chart in charts.items():

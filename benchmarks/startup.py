@@ -96,8 +96,10 @@ def report(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--small", action="store_true", help="one run each, one image of one step, for the tests")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "startup.json")
+    parser.add_argument(
+        "--small", action="store_true", help="one run each, one image of one step, no bars: for the tests"
+    )
+    parser.add_argument("--out", type=Path, help="the JSON file (default: results/startup[_small].json)")
     parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite the table of docs/benchmarks.md")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -105,14 +107,18 @@ def main() -> None:
         print(json.dumps(run_child(json.loads(options.child))))
         return
     small = options.small
+    if small and options.docs:
+        parser.error("--docs is for the real sizes: leave out --small")
     results = {name: seconds(command, 1 if small else options.runs) for name, command in COMMANDS.items()}
     world = measuring.child(Path(__file__), {"images": 1 if small else IMAGES, "steps": 1 if small else STEPS})
     if "failed" in world:
         raise SystemExit(f"the embedded model could not be measured: {world['failed']}")
-    found = {"environment": world.pop("environment"), "results": results, "emoji": world, "bars": bars(results, world)}
+    found = {"environment": world.pop("environment"), "results": results, "emoji": world,
+             "bars": [] if small else bars(results, world)}  # fmt: skip
     print(report(found))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    out = options.out or Path(__file__).parent / "results" / f"startup{'_small' * small}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=1) + "\n")
     if options.docs:
         from many_page import rewrite
 

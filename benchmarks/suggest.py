@@ -24,6 +24,7 @@ from torch import Tensor
 
 import erasekit
 from erasekit.backbones import backbone
+from erasekit.errors import EraseKitError
 from erasekit.suggest import SYNONYM
 from erasekit.suggest.predict import predict, similarities
 from erasekit.worlds.emoji.concepts import concepts, names
@@ -120,4 +121,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EraseKitError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from measuring import Work, has_retain_cache
@@ -24,16 +24,24 @@ Run = Callable[[Work], dict[str, Any]]
 Point = dict[str, Any]
 
 
-def sweep(lines: list[str], run: Run, small: bool) -> list[Point]:
-    """Every line over all points; `run` measures one call within the time limit, or says why it was skipped."""
+def sweep(
+    lines: list[str], run: Run, small: bool, *, known: Sequence[Point] = (), keep: Callable[[Point], None] | None = None
+) -> list[Point]:
+    """Every line over all points; `run` measures one call within the time limit, or says why it was skipped.
+
+    What is among the points `known` is not measured again; `keep` gets every point as it comes.
+    """
+    before = {(p["line"], p["targets"], p["retained"]): p for p in known}
     targets, retained = ((1, 2), (0, 3)) if small else (TARGETS, RETAINED)
     points: list[Point] = []
     for line in lines:
         for count in targets:
             for kept in retained:
-                found = measure(points, line, count, kept, run)
+                found = before.get((line, count, kept)) or measure(points, line, count, kept, run)
                 points.append({"line": line, "targets": count, "retained": kept} | found)
                 print(told(points[-1]), flush=True)
+                if keep:
+                    keep(points[-1])
     return points
 
 

@@ -52,11 +52,12 @@ RATIO, DIFFERENCE, MEMORY = 20.0, 1e-6, 1500
 
 
 def bars(results: Results) -> list[dict[str, Any]]:
-    """What was to be reached on SD 1.4's shapes, as (what, value, bound, met); only what was measured."""
+    """What was to be reached on SD 1.4's shapes, as (what, value, bound, met); without values for a task without numbers."""
     found = results.get("sd14", {})
-    rows: list[tuple[str, float, float, bool]] = []
+    rows: list[tuple[str, float | None, float | None, bool | None]] = []
     for task, run in found.items():
         if "ours" not in run:
+            rows.append((task, None, None, None))
             continue
         limit = TASKS[task].seconds
         if limit is not None:
@@ -70,3 +71,10 @@ def bars(results: Results) -> list[dict[str, Any]]:
         peak = run["ours"]["peak_rss_mb"]
         rows.append((f"{task}: peak MB", peak, MEMORY, peak < MEMORY))
     return [dict(zip(("what", "value", "bound", "met"), row, strict=True)) for row in rows]
+
+
+def told(bar: dict[str, Any]) -> str:
+    """The bar as a line of text."""
+    if bar["value"] is None:
+        return f"{bar['what']}: not measured"
+    return f"{bar['what']}: {bar['value']:.4g}, bar {bar['bound']:g}: {'met' if bar['met'] else 'missed'}"

@@ -52,6 +52,8 @@ def verdicts(rows: Sequence[Row], methods: Sequence[str]) -> str:
 
 
 def _lines(worse: list[str], unsure: list[str], without: list[str], above: int) -> str:
+    if not (worse or unsure or above):
+        return f"- Against the random control: not measured{' for ' + '; '.join(without) if without else ''}."
     lines = [f"- **Worse than the random control, a bug until shown otherwise:** {'; '.join(worse)}." if worse
              else "- No method does worse than the random control.",
              f"- Above the random control, the intervals of H apart: {above} of "

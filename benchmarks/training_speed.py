@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,6 +162,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _child(asked: dict[str, Any]) -> dict[str, Any]:
+    print("measuring", asked.get("what") or asked["method"], file=sys.stderr, flush=True)
     found = measuring.child(Path(__file__), asked)
     if "failed" in found:
         raise SystemExit(f"error: {asked} failed: {found['failed']}")

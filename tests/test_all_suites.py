@@ -52,6 +52,9 @@ def test_models_that_never_knew_stand_where_their_concept_goes_alone(tmp_path) -
     assert part("emoji/person", *never).never == part("emoji/multi-10", *never).never == ()
     with pytest.raises(UsageError, match="CONCEPT=FOLDER"):
         part("emoji/object", "--never", str(tmp_path))
+    all_suites.check_never([part("emoji/object", *never), part("emoji/style", *never)], never[1:])
+    with pytest.raises(UsageError, match=r"erases 'cta' alone.* cat"):
+        all_suites.main(["--suites", "emoji/object", "--estimate", "--never", f"cta={tmp_path}"])
 
 
 def test_the_estimate_counts_every_arm(tmp_path, capsys) -> None:
@@ -83,10 +86,10 @@ def drawn(monkeypatch) -> list[str]:
 def test_one_table_and_a_second_run_draws_nothing(drawn, sd1_folder, tmp_path, monkeypatch, capsys) -> None:
     real = arms.load_edits
 
-    def load_edits(plan, *given):
+    def load_edits(plan, *given, **options):
         if plan.edits[0].method == "erasepro":
             raise InfeasibleError("no weight can serve both")
-        return real(plan, *given)
+        return real(plan, *given, **options)
 
     monkeypatch.setattr(arms, "load_edits", load_edits)
     page = tmp_path / "page.md"

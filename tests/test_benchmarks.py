@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_the_script_measures_judges_and_writes(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     options = ("--small", "--shapes", "sd14", "--only", "uce", "--cache", str(folder.parent), "--out", str(out))
@@ -41,8 +42,80 @@ def test_the_script_measures_judges_and_writes(folder: Path, tmp_path: Path) -> 
     ours = found["results"]["sd14"]["uce"]["ours"]
     assert ours["edit_bytes"] > 0 and ours["peak_rss_mb"] < 1500
     assert abs(sum(ours["parts"].values()) - ours["seconds"]) < 0.01
-    assert {bar["what"]: bar["met"] for bar in found["bars"]}["uce: relative difference"]
-    assert "uce: peak MB" in printed and "met" in printed
+    assert found["results"]["sd14"]["uce"]["relative_difference"]["weight"] < 1e-6
+    assert found["bars"] == [] and "bar " not in printed  # the bars are for the real shapes
+
+
+@pytest.mark.parametrize("script", ["closed_form", "startup"])
+def test_tiny_shapes_never_get_into_the_docs(script: str, monkeypatch, capsys) -> None:
+    module = __import__(script)
+    monkeypatch.setattr(sys, "argv", [script, "--small", "--docs"])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert "leave out --small" in capsys.readouterr().err
+
+
+def test_a_call_keeps_what_others_measured_and_writes_every_number(tmp_path: Path) -> None:
+    from closed_form_kept import Kept
+
+    from erasekit.errors import UsageError
+
+    path, ours = tmp_path / "found.json", {"ours": {"seconds": 1.0, "peak_rss_mb": 9}}
+    Kept(path, {"cpus": 2}, small=False).task("sd14", "mace", ours)
+    kept = Kept(path, {"cpus": 2}, small=False)
+    kept.task("sd14", "trce", {"error": "no"})
+    points = [{"shape": "sd14", "line": "uce", "targets": n, "retained": 0} for n in (1, 10, 100)]
+    for point, found in zip(
+        points, ({"seconds": 1.0}, {"skipped": "over 60 s"}, {"failed": "exit code 1"}), strict=True
+    ):
+        kept.point(point | found)
+    kept.point(points[2] | {"failed": "exit code 2"})
+    found = json.loads(path.read_text())
+    assert set(found["results"]["sd14"]) == {"mace", "trce"} and len(found["sweep"]) == 3
+    again = Kept(path, {"cpus": 2}, small=False)
+    assert [p["targets"] for p in again.measured("sd14", 60)] == [1, 10]
+    assert [p["targets"] for p in again.measured("sd14", 90)] == [1] and again.measured("sd21", 60) == []
+    for environment, small in (({"cpus": 3}, False), ({"cpus": 2}, True)):
+        with pytest.raises(UsageError, match="another --out"):
+            Kept(path, environment, small=small)
+
+
+def test_a_sweep_takes_known_points_and_gives_every_point_away() -> None:
+    import sweep
+
+    known, kept, asked = [{"line": "uce", "targets": 1, "retained": 0, "skipped": "over 60 s"}], [], []
+    sweep.sweep(["uce"], lambda work: asked.append(work) or {}, small=True, known=known, keep=kept.append)
+    assert asked == [] and [point["targets"] for point in kept] == [1, 1, 2, 2]
+
+
+def test_the_fastest_of_several_runs_is_that_of_each_side() -> None:
+    from closed_form import fastest
+    from comparing import together
+
+    def run(ours: float, solve: float) -> dict:
+        parts = {"solve": ours, "fingerprint": 0.0}
+        taken = {"encode": 1.0, "prompts": [2, 3], "encodings": 1, "solve": solve}
+        return together({"seconds": ours, "parts": parts}, taken, {"weight": 0.0})
+
+    best = fastest([run(2.0, 9.0), run(1.0, 8.0), run(3.0, 7.0)])
+    assert (
+        best["ours"]["seconds"] == 1.0 and best["textbook"]["solve"] == 7.0 and best["ratios"]["after_encoding"] == 7.0
+    )
+    assert fastest([run(1.0, 1.0), {"failed": "why"}]) == {"failed": "why"}
+
+
+def test_encoding_is_never_counted_as_solving_nor_twice() -> None:
+    from comparing import numbers, together
+
+    assert numbers(["a", "", "b", "", ""]) == [3, 5]
+    taken = {"encode": 3.0, "prompts": [3, 5], "encodings": 10, "rounds": 2, "solve": 4.0}
+    found = together({"seconds": 1.0, "parts": {"solve": 1.0, "fingerprint": 1.0}}, taken, {})
+    assert found["textbook_seconds"] == {
+        "as_released": 12 * 5.0 + 4,
+        "encoded_once": 3 * 3.0 + 4,
+        "after_encoding": 4.0,
+    }
+    assert found["ratios"]["after_encoding"] == 2.0
 
 
 @pytest.mark.parametrize("task", ["uce", "large", "rece", "speed"])
@@ -59,10 +132,12 @@ def test_methods_equal_their_textbook_forms(folder: Path, tmp_path: Path, task: 
 
 
 def test_a_bar_is_met_or_missed() -> None:
-    from tasks import bars
+    from tasks import bars, told
 
     ours = {"seconds": 4.0, "peak_rss_mb": 1600}
     rows = bars({"sd14": {"rece": {"ours": ours, "ratios": {"as_released": 30.0, "encoded_once": 2.0}}}})
+    (missing,) = bars({"sd14": {"trce": {"error": "no"}}})
+    assert told(missing) == "trce: not measured" and told(rows[0]) == "rece: seconds: 4, bar 3: missed"
     assert {row["what"]: row["met"] for row in rows} == {
         "rece: seconds": False,
         "rece: times faster, as_released": True,
@@ -157,9 +232,13 @@ def test_startup_measures_what_it_has_bars_for(tmp_path: Path, capsys, monkeypat
     page.write_text("a\n<!-- begin startup -->\n<!-- end startup -->\nb\n")
     taken = startup.seconds(["-c", "pass"], 1)
     assert 0 < taken["min"] == taken["median"]
-    monkeypatch.setattr(startup, "seconds", lambda arguments, runs: taken)  # both without new processes that import torch
+    monkeypatch.setattr(
+        startup, "seconds", lambda arguments, runs: taken
+    )  # both without new processes that import torch
     monkeypatch.setattr(startup.measuring, "child", lambda script, asked: startup.run_child(asked))
-    monkeypatch.setattr(sys, "argv", ["startup", "--small", "--out", str(out), "--docs", str(page)])
+    monkeypatch.setattr(startup, "IMAGES", 1)
+    monkeypatch.setattr(startup, "STEPS", 1)
+    monkeypatch.setattr(sys, "argv", ["startup", "--out", str(out), "--docs", str(page)])
     startup.main()
     found, printed = json.loads(out.read_text()), capsys.readouterr().out
     assert set(found["results"]) == {"python -c pass", "import erasekit", "erasekit --help"}
@@ -198,15 +277,24 @@ def test_the_ablation_prints_every_part_by_layer(sd1_folder: Path, tmp_path: Pat
     import ablation_erasepro as ablation
 
     out = tmp_path / "numbers.json"
-    monkeypatch.setattr(sys, "argv", ["ablation", "--model", str(sd1_folder), "--json", str(out), "--set", "positions=content"])
+    monkeypatch.setattr(
+        sys, "argv", ["ablation", "--model", str(sd1_folder), "--json", str(out), "--set", "positions=content"]
+    )
     ablation.main()
     found, printed = json.loads(out.read_text()), capsys.readouterr().out
     assert list(found) == ["progressive", "text", "deep", "kv", "v_only"]
     assert set(found["progressive"]["levels"]) == {"text layer 0", "text layer 1", "cross"} and "last gap" in printed
-    assert set(found["deep"]["levels"]) == {"cross"} and set(found["text"]["levels"]) == {"text layer 0", "text layer 1"}
-    assert found["progressive"]["levels"]["cross"]["relative_update"] < found["deep"]["levels"]["cross"]["relative_update"]
+    assert set(found["deep"]["levels"]) == {"cross"} and set(found["text"]["levels"]) == {
+        "text layer 0",
+        "text layer 1",
+    }
+    assert (
+        found["progressive"]["levels"]["cross"]["relative_update"] < found["deep"]["levels"]["cross"]["relative_update"]
+    )
 
 
 def test_make_bench_runs_scripts_that_exist() -> None:
-    named = [line.split("/")[1].split()[0] for line in (ROOT / "Makefile").read_text().splitlines() if "$(BENCH)/" in line]
+    named = [
+        line.split("/")[1].split()[0] for line in (ROOT / "Makefile").read_text().splitlines() if "$(BENCH)/" in line
+    ]
     assert "ablation_erasepro.py" in named and all((ROOT / "benchmarks" / name).is_file() for name in named)

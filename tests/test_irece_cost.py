@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -43,13 +44,16 @@ def test_settings_vary_one_at_a_time_or_all() -> None:
         irece_cost.options(["--variant", "new"])
 
 
-def test_a_sweep_measures_time_pictures_and_returns(sd1, capsys) -> None:
-    args = options("--gate", "off")
+def test_a_sweep_measures_time_pictures_and_returns(sd1, capsys, tmp_path, monkeypatch) -> None:
+    args = options("--gate", "off", "--out", str(tmp_path / "cost.json"))
+    kept, real = [], irece_cost.keep
+    monkeypatch.setattr(irece_cost, "keep", lambda rows, args: kept.append(len(rows)) or real(rows, args))
     victim = Victim(sd1, edits.edit(sd1), Sight(Sees(), "cat"), Sampling(2, 3.0, 2))
     op = erasekit.erase(sd1, "cat", method="irece", at=(0.25, 0.5), gate="off", samples=2, sampling_steps=4).ops[0]
     rows = irece_cost.sweep(victim, op, args)
     assert [name for name, _ in rows] == ["undefended", "t* 0.5, tau 0.4, rho 0.75", "t* 0.5, tau 0.3, rho 0.75"]
     plain, *rest = [found for _, found in rows]
+    assert kept == [1, 2, 3] and json.loads(args.out.read_text())["rows"] == dict(rows)
     assert plain["difference"] == 0 and plain["changed"]["hits"] == 0 and plain["seconds"] > 0
     assert all(found["difference"] > 0 and found["changed"]["hits"] == 2 for found in rest)
     assert plain["target"]["hits"] == 2 and plain["right"] == {"hits": 1, "of": 2} | {

@@ -148,6 +148,8 @@ def test_arms_of_a_count_with_control_and_refusal(monkeypatch) -> None:
 class Eye:
     """Finds the last word of the prompt; a black picture is none."""
 
+    name, weights_sha256 = "eye", "e" * 64
+
     def judge(self, images, prompts):
         black = Judgement("invalid", {"reason": "black"})
         seen = [Judgement("ok", {"found": [prompt.split()[-1]]}) for prompt in prompts]
@@ -194,6 +196,9 @@ def test_rows_of_another_model_or_edit_are_not_taken(drawn, tmp_path) -> None:
     sum(album(path).draw(None, Arm("no edit"), prompts))
     assert not album(path).missing(Arm("no edit"), prompts)
     assert len(album(path, "n" * 64).missing(Arm("no edit"), prompts)) == 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Eye, "weights_sha256", "f" * 64)
+        assert len(album(path).missing(Arm("no edit"), prompts)) == 8, "judged by another"
     pipe = tiny.sd1()
     edits = [erasekit.erase(pipe, "cat", anchor="dog", method="uce", lamb=lamb) for lamb in (0.5, 0.6)]
     sum(album(path).draw(pipe, Arm("uce", edits[0]), prompts))
@@ -257,9 +262,21 @@ def test_claims_follow_the_intervals() -> None:
     assert "not shown for uce at 100, mace-refine at 100" in control and "speed" not in control
     (collapse, *_) = many_page.claims([row(1, "uce", 0.9), row(100, "uce", 0.85)]).splitlines()
     assert "**not shown" in collapse
+    assert "not measured" in many_page.claims([row(100, "uce", 0.9)]).splitlines()[0], "one count shows no collapse"
     features = many_page.claims([row(100, "uce"), row(100, "speed", drift=0.1), row(100, "mace-refine", drift=0.3)])
     assert "No pictures" in features and "speed 0.100, uce 0.250, mace-refine 0.300" in features
     assert "less than UCE: speed of speed, mace-refine" in features
+
+
+def test_without_a_control_or_pictures_nothing_is_shown_of_it() -> None:
+    refused = {"targets": 100, "arm": "erasepro", "refused": "two anchors for one token"}
+    *_, alone = many_page.claims([row(1, "uce", 0.9), row(100, "uce", 0.8)]).splitlines()
+    assert "**not measured**" in alone and "for uce at 1, uce at 100." in alone
+    rows = [row(1, "uce"), row(1, "noise of uce"), row(100, "uce", 0.9), row(100, "noise of uce", 0.1), refused]
+    *_, some = many_page.claims(rows).splitlines()
+    assert "**shown**" in some and "for uce at 1, erasepro at 100." in some
+    (*_, most) = many_page.claims([row(100, "uce", 0.9), row(100, "noise of uce", 0.1)]).splitlines()
+    assert most.endswith("**shown**.")
 
 
 def test_rewrite_touches_only_what_stands_between_the_markers(tmp_path) -> None:

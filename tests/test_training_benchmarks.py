@@ -20,6 +20,7 @@ import all_suites  # noqa: E402
 import measuring  # noqa: E402
 import trained_rule  # noqa: E402
 import trained_table  # noqa: E402
+import training_report  # noqa: E402
 import training_speed  # noqa: E402
 from trained_rule import Rule, rule  # noqa: E402
 from trained_verdicts import control, harmonic, verdicts  # noqa: E402
@@ -72,7 +73,8 @@ def test_the_whole_writes_numbers_and_bars(monkeypatch, tmp_path: Path, capsys) 
         asked.append(one)
         if one["kind"] == "speed":
             return {"seconds": 1.0, "plain_seconds": 1.6, "ratio": 1.6, "difference": 1e-6, "losses": [1.0]}
-        return {"peak_mb": {"inference": 100.0, "training": 150.0}.get(one["what"], 120.0), "own_mb": 10.0}
+        own = {"inference": 100.0, "training": 150.0}.get(one["what"], 120.0)
+        return {"peak_mb": 900 + own, "own_mb": own}  # of whole processes the ratio would be near 1
 
     monkeypatch.setattr(measuring, "child", child)
     page, out = tmp_path / "training.md", tmp_path / "speed.json"
@@ -86,6 +88,20 @@ def test_the_whole_writes_numbers_and_bars(monkeypatch, tmp_path: Path, capsys) 
     text = page.read_text()
     assert "bar 1.4: missed" in text and "| esd | 1 | 1.6 | 1.60 | 1e-06 |" in text
     assert "<!-- begin table -->\nNot measured" in text and "bar 1.5: met" in capsys.readouterr().out
+
+
+def test_peaks_without_an_own_part_are_compared_as_they_are() -> None:
+    memory = {what: {"peak_mb": peak} for what, peak in (("inference", 10.0), ("training", 15.0))}
+    assert training_report.own_peaks({"memory": memory}) == {"inference": 10.0, "training": 15.0}
+    memory["training"]["own_mb"] = 5.0
+    assert training_report.own_peaks({"memory": memory})["training"] == 15.0
+
+
+def test_the_page_has_the_numbers_of_the_committed_file(tmp_path: Path) -> None:
+    page, own = tmp_path / "training.md", (ROOT / "docs/training.md").read_text()
+    page.write_text(own)
+    training_report.main(["--page", str(page)])
+    assert page.read_text() == own, "run benchmarks/training_report.py"
 
 
 @pytest.mark.slow
@@ -120,7 +136,9 @@ def test_one_rule_for_every_method_that_trains() -> None:
     assert chosen.parameters("esd") == {"steps": 250, "rate": 8e-5}
     assert chosen.parameters("esd:rewrite") == {"steps": 50, "rate": 4e-4}
     assert f"**{ {4: 'a quarter'}[round(1 / chosen.steps)] } of its steps**" in (ROOT / "docs/training.md").read_text()
-    assert f"**{ {8: 'eight'}[round(chosen.rate)] } times its learning rate**" in (ROOT / "docs/training.md").read_text()
+    assert (
+        f"**{ {8: 'eight'}[round(chosen.rate)] } times its learning rate**" in (ROOT / "docs/training.md").read_text()
+    )
 
 
 def test_what_departs_from_the_rule_is_said() -> None:
@@ -189,11 +207,11 @@ def test_the_estimate_counts_training_and_images_and_writes_nothing(drawn, sd1_f
 def test_one_table_and_a_second_run_does_nothing(drawn, sd1_folder, tmp_path, monkeypatch, capsys) -> None:
     real, fits = arms.load_edits, []
 
-    def load_edits(plan, *given):
+    def load_edits(plan, *given, **options):
         fits.append(plan.edits[0].method)
         if plan.edits[0].method == "erasepro":
             raise InfeasibleError("no weight can serve both")
-        return real(plan, *given)
+        return real(plan, *given, **options)
 
     monkeypatch.setattr(arms, "load_edits", load_edits)
     page = tmp_path / "training.md"
@@ -257,6 +275,8 @@ def test_what_is_worse_than_noise_is_said_plainly() -> None:
     assert "ac on s" not in said[0] and "of noise of esd" in said[0] and said[1].endswith("1 of 5 rows.")
     assert "the intervals meet" in said[2] and "uce on s" in said[2] and said[3].endswith("receler on t.")
     assert verdicts(rows[3:5], ["ac"]).startswith("- No method does worse")
+    assert verdicts(rows[8:], ["receler"]) == "- Against the random control: not measured for receler on t."
+    assert verdicts([], ["ac"]) == "- Against the random control: not measured."
 
 
 def test_the_page_says_what_the_model_is() -> None:

@@ -14,9 +14,8 @@ from .denoiser import BETAS, PREDICTION
 DEFAULTS = {"steps": 20, "guidance": 4.0}
 
 
-def run(work: Path, *, seed: int = 0) -> None:
+def run(work: Path) -> None:
     """Writes `work/model`: every component in float16 safetensors, and `defaults.json` with steps and guidance."""
-    del seed  # nothing here is random
     pipe = pipeline(work, UNet2DConditionModel.from_pretrained(work / "unet"))
     for part in (pipe.vae, pipe.text_encoder, pipe.unet):
         part.to(torch.float16)

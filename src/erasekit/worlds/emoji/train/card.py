@@ -28,6 +28,13 @@ LICENCES = {
     "flat": ("Fluent Emoji Flat", "MIT", "https://github.com/microsoft/fluentui-emoji, Microsoft"),
     "ink": ("Fluent Emoji High Contrast", "MIT", "https://github.com/microsoft/fluentui-emoji, Microsoft"),
 }
+# What each share counts: its words in the card, and the key in `quality.json`.
+RULES = {
+    "objects": "the object named right",
+    "found": "exactly the asked objects found",
+    "style": "the style named right",
+    "background": "the background named right",
+}
 
 
 @dataclass(frozen=True)
@@ -70,17 +77,29 @@ def draw(pipe: Any, asks: Sequence[Ask], *, steps: int, guidance: float, first: 
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
+def asked_for(asks: Sequence[Ask], said: Tensor) -> Tensor:
+    """Which objects each ask names: bool, of the shape of `said` (n, objects)."""
+    asked = torch.zeros_like(said, dtype=torch.bool)
+    for row, ask in enumerate(asks):
+        asked[row, list(ask.objects)] = True
+    return asked
+
+
 def measure(asks: Sequence[Ask], images: Tensor, judge: Judge) -> dict[str, list[float]]:
-    """Shares of images with all named objects found, with the style, with the background: [share, low, high, n]."""
+    """Shares of images with what was asked for, by the rules in `RULES`: [share, low, high, n].
+
+    `objects` is asked only where one object was: the likeliest of the labels is a verdict on one, but of two it would
+    say neither that both are there nor that no third is.
+    """
     verdict = judge(images)
-    best = [verdict.objects[i].topk(len(a.objects)).indices.tolist() for i, a in enumerate(asks)]
-    pairs = list(enumerate(asks))
+    rows = list(enumerate(asks))
+    said, style, background = (p.argmax(1).tolist() for p in (verdict.objects, verdict.style, verdict.background))
+    exactly = (verdict.objects > THRESHOLD) == asked_for(asks, verdict.objects)
     hits = {
-        "objects": [set(b) == set(a.objects) for a, b in zip(asks, best, strict=True)],
-        "style": [int(verdict.style[i].argmax()) == a.style for i, a in pairs if a.style is not None],
-        "background": [
-            int(verdict.background[i].argmax()) == a.background for i, a in pairs if a.background is not None
-        ],
+        "objects": [said[i] == a.objects[0] for i, a in rows if len(a.objects) == 1],
+        "found": exactly.all(1).tolist(),
+        "style": [style[i] == a.style for i, a in rows if a.style is not None],
+        "background": [background[i] == a.background for i, a in rows if a.background is not None],
     }
     return {
         k: [round(x, 4) for x in (sum(v) / len(v), *wilson(sum(v), len(v)))] + [len(v)] for k, v in hits.items() if v
@@ -94,9 +113,7 @@ def calibrate(asks: Sequence[Ask], images: Tensor, judge: Judge) -> dict[str, fl
     wrong drawings and wrong verdicts alike, so it is a ceiling of its false alarms.
     """
     said = judge(images).objects > THRESHOLD
-    asked = torch.zeros_like(said)
-    for row, ask in enumerate(asks):
-        asked[row, list(ask.objects)] = True
+    asked = asked_for(asks, said)
     others = said & ~asked
     return {
         "images": len(asks),
@@ -106,10 +123,9 @@ def calibrate(asks: Sequence[Ask], images: Tensor, judge: Judge) -> dict[str, fl
     }
 
 
-def run(work: Path, *, seed: int = 0, steps: int = 0) -> None:
+def run(work: Path, *, seed: int = 0) -> None:
     """Draws with `work/model`, judges with `work/judge`; writes `quality.json` and `README.md` into `work/model`,
     and the judge's calibration on the generated pictures into its `judge.json`."""
-    del steps
     model, folder = work / "model", work / "judge"
     pipe, judge = load(model), load_judge(folder)
     sampling = json.loads((model / "defaults.json").read_text())
@@ -131,7 +147,7 @@ def run(work: Path, *, seed: int = 0, steps: int = 0) -> None:
 def card(quality: dict[str, dict[str, list[float]]], sampling: dict[str, float]) -> str:
     """The model card's text."""
     rows = "\n".join(
-        f"| {name} | {what} | {100 * v[0]:.1f} % ({100 * v[1]:.1f}..{100 * v[2]:.1f}) | {v[3]:.0f} |"
+        f"| {name} | {RULES[what]} | {100 * v[0]:.1f} % ({100 * v[1]:.1f}..{100 * v[2]:.1f}) | {v[3]:.0f} |"
         for name, shares in quality.items()
         for what, v in shares.items()
     )
@@ -146,9 +162,13 @@ Reprint this card: `python -m erasekit.worlds.emoji.train card --work FOLDER` (s
 
 Sampling: {sampling["steps"]} steps, guidance {sampling["guidance"]}.
 
-| prompts | the judge names right | share (95 % interval) | images |
+| prompts | what the judge says of the picture | share (95 % interval) | images |
 |---|---|---|---|
 {rows}
+
+"Named right" is a forced choice: of all labels of its kind, the asked one is the likeliest, however unsure the judge is.
+"Exactly the asked objects found" is none: each asked object, and no other, has a probability above {THRESHOLD}, the
+threshold at which the suites count an object as shown.
 
 The drawings come from
 {sets}

@@ -1,8 +1,8 @@
 """The denoiser: a U-Net on 8 x 8 x 16 latents, conditioned on the frozen text encoder.
 
 Velocity prediction (arXiv 2202.00512) on Stable Diffusion's schedule, with the weight of low noise capped as min-SNR-5
-does (arXiv 2303.09556), 10 % of the captions dropped for classifier-free guidance, a moving average of the weights.
-Latents and text features are computed once.
+does (arXiv 2303.09556), captions dropped for classifier-free guidance, more of them where the picture itself says what it
+shows, a moving average of the weights. Latents and text features are computed once.
 
 Why not noise prediction: on 8 x 8 latents what a picture shows is decided at high noise, where a noise error is the
 picture's error times an SNR of 0.01, so the caption is learned slowly.
@@ -29,11 +29,12 @@ from ....errors import UsageError
 from ..captions import caption
 from ..concepts import STYLES, names
 from ..scenes import Scene, render, sample_scene
-from .loop import Schedule, step_rng, train
+from .kept import digest, kept
+from .loop import Schedule, refuse_finished, step_rng, train
 
 log = logging.getLogger(__name__)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-DROPOUT = 0.1
+DROPOUT, DROPOUT_CLEAR, CLEAR = 0.1, 0.5, 600
 WEIGHT_CAP = 5.0
 PREDICTION = "v_prediction"
 PAIR_SHARE = 0.35
@@ -132,28 +133,36 @@ def _instead(rng: np.random.Generator, objects: int, withheld: Withheld) -> Scen
 
 
 def latents(work: Path, seed: int, count: int, withheld: Withheld = NOTHING) -> Tensor:
-    """The scenes' latents; kept in `work/latents.pt`, with the suffix of what is withheld."""
-    path = work / f"latents{withheld.suffix}.pt"
-    if not path.exists():
-        torch.save(encode_scenes(work, pairs(seed, count, withheld)[0]), path)
-    return torch.load(path, weights_only=True)
+    """The scenes' latents; kept in `work/latents.pt`, with the suffix of what is withheld, for this very autoencoder."""
+    origin = {"seed": seed, "count": count, "vae": digest(work / "vae")}
+    return kept(work / f"latents{withheld.suffix}.pt", origin, count,
+                lambda: encode_scenes(work, pairs(seed, count, withheld)[0]))  # fmt: skip
 
 
 def contexts(work: Path, seed: int, count: int, withheld: Withheld = NOTHING) -> Tensor:
-    """The captions' text features, the empty prompt's last; kept in `work/contexts.pt`, suffixed likewise."""
-    path = work / f"contexts{withheld.suffix}.pt"
-    if not path.exists():
-        torch.save(encode_text(work, [*pairs(seed, count, withheld)[1], ""]), path)
-    return torch.load(path, weights_only=True)
+    """The captions' text features, the empty prompt's last; kept in `work/contexts.pt` likewise."""
+    origin = {"seed": seed, "count": count, "text": digest(work / "tokenizer", work / "text_encoder")}
+    return kept(work / f"contexts{withheld.suffix}.pt", origin, count + 1,
+                lambda: encode_text(work, [*pairs(seed, count, withheld)[1], ""]))  # fmt: skip
 
 
 def spread_times(rng: np.random.Generator, count: int) -> np.ndarray:
-    """One timestep from each of `count` equally likely parts of 0..999, in random order; density t^3.
+    """`count` timesteps of 0..999 in random order, stratified: half of density t^3, half uniform.
 
-    Stratified: less noise in the loss than free draws. Weighted to high noise (87 % from 600 on): it is there that the
-    caption is all there is to go by, and there that which drawing of an object is meant, its style, is decided.
+    It is at high noise that the caption is all there is to go by, and there that which drawing of an object is meant, its
+    style, is decided; but what is decided there is drawn at low noise. Stratified: less noise in the loss.
     """
-    return (((rng.permutation(count) + rng.random(count)) / count) ** 0.25 * 1000).astype(np.int64)
+    place = (rng.permutation(count) + rng.random(count)) / count
+    return (np.where(place < 0.5, 2 * place, np.abs(2 * place - 1) ** 0.25) * 1000).astype(np.int64)
+
+
+def dropout(times: np.ndarray) -> np.ndarray:
+    """The share of captions that are dropped at each timestep: more where the picture itself says what it shows.
+
+    There both branches of guidance should agree. Seldom trained without caption, the model needs it even for what is in
+    plain sight, and guidance then drives the picture away from it.
+    """
+    return np.where(times < CLEAR, DROPOUT_CLEAR, DROPOUT)
 
 
 def row_focus(work: Path, seed: int, count: int) -> np.ndarray | None:
@@ -201,6 +210,8 @@ def run(
     """
     withheld = Withheld(tuple(without), tuple(without_style))
     suffix = withheld.suffix
+    if onward:
+        refuse_finished(work / f"denoiser{suffix}.pt", steps)
     clean, texts = latents(work, seed, count, withheld), contexts(work, seed, count, withheld)
     focus = None if suffix else row_focus(work, seed, count)
     log.info("%d scenes", len(clean))
@@ -215,10 +226,11 @@ def run(
     def loss_of(step: int) -> Tensor:
         rng = step_rng(seed, "denoiser", step)
         rows = torch.from_numpy(chosen_rows(rng, count, batch, focus))
-        t = torch.from_numpy(spread_times(rng, batch))
+        times = spread_times(rng, batch)
+        t = torch.from_numpy(times)
         noise = torch.from_numpy(rng.standard_normal((batch, 16, 8, 8), dtype=np.float32))
-        kept = torch.from_numpy(rng.random(batch) >= DROPOUT)[:, None, None]
-        context = torch.where(kept, texts[rows], texts[-1:]).float()
+        captioned = torch.from_numpy(rng.random(batch) >= dropout(times))[:, None, None]
+        context = torch.where(captioned, texts[rows], texts[-1:]).float()
         signal, spread = (p[t][:, None, None, None] for p in (alphas.sqrt(), (1 - alphas).sqrt()))
         noisy = (signal * clean[rows] + spread * noise).contiguous(memory_format=torch.channels_last)
         velocity = signal * noise - spread * clean[rows]

@@ -62,9 +62,8 @@ def tile(document: str) -> Image.Image:
     return whole
 
 
-def run(work: Path, *, seed: int = 0) -> None:
+def run(work: Path) -> None:
     """Writes one sheet for each style."""
-    del seed  # nothing here is random
     (work / "drawings").mkdir(exist_ok=True)
     rows = -(-len(concepts()) // COLUMNS)
     for style, package in PACKAGES.items():

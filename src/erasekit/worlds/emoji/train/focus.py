@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from erasekit.errors import UsageError
 from erasekit.evaluation.statistics import wilson
 
 from ..concepts import STYLES, names
@@ -46,9 +48,11 @@ def boost(share: Tensor) -> Tensor:
     return 1 + (MOST - 1) * share
 
 
-def run(work: Path, *, seed: int = 0, steps: int = 0) -> None:
-    """Asks the moving average in `work/denoiser.pt` and writes `work/focus.pt`, which the denoiser's stage reads."""
-    del steps
+def run(work: Path, *, seed: int = 0) -> None:
+    """Asks the moving average in `work/denoiser.pt` and writes `work/focus.pt`, which the denoiser's stage reads.
+
+    Without a checkpoint (after `unpack`) it asks `work/unet`, which is a moving average too.
+    """
     pipe, judge, asks = _average(work), load_judge(work / "judge"), plain_asks()
     times = torch.zeros(len(asks))
     for turn in range(PICTURES):
@@ -62,8 +66,14 @@ def run(work: Path, *, seed: int = 0, steps: int = 0) -> None:
 
 
 def _average(work: Path) -> Any:
-    unet = build()
-    unet.load_state_dict(torch.load(work / "denoiser.pt", weights_only=True)["average"])
+    checkpoint = work / "denoiser.pt"
+    if checkpoint.exists():
+        unet = build()
+        unet.load_state_dict(torch.load(checkpoint, weights_only=True)["average"])
+    elif (work / "unet").exists():
+        unet = UNet2DConditionModel.from_pretrained(work / "unet")
+    else:
+        raise UsageError(f"{work} holds no denoiser to ask: run the stage denoiser, or unpack, first")
     pipe = pipeline(work, unet.eval())
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..concepts import STYLES, names
 from ..judge import Network, load_judge
 from ..scenes import Scene, render, sample_scene
-from .loop import Schedule, step_rng, train
+from .loop import Schedule, refuse_finished, step_rng, train
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 POOL = 6000
@@ -109,6 +109,8 @@ def loss_on(network: Network, batch: Batch) -> Tensor:
 
 def run(work: Path, *, seed: int = 0, steps: int = 1400, batch: int = 96, onward: bool = False) -> None:
     """Saves `work/judge/judge.safetensors` (float16) and its error rates on held-out renders; `onward` begins there."""
+    if onward:
+        refuse_finished(work / "judge.pt", steps)
     vae = AutoencoderKL.from_pretrained(work / "vae").eval()
     rng = step_rng(seed, "judge-pool", 0)
     pool = clean_batch(rng, POOL)

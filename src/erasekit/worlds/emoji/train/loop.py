@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from erasekit.errors import UsageError
+
 from .muon import Both
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,16 @@ class Schedule:
 def step_rng(seed: int, stage: str, step: int) -> np.random.Generator:
     """The generator of one step's data: the same whether or not the run was interrupted before it."""
     return np.random.default_rng([seed, *stage.encode(), step])
+
+
+def refuse_finished(checkpoint: Path, steps: int) -> None:
+    """Raises `UsageError` where `checkpoint` is of a run that has made these steps.
+
+    For who begins with other weights: `train` would resume there, make no step, and give back the checkpoint's weights.
+    """
+    if checkpoint.exists() and (done := torch.load(checkpoint, weights_only=True, mmap=True)["step"]) >= steps:
+        raise UsageError(f"{checkpoint} is the checkpoint of a finished run ({done} of {steps} steps), whose weights "
+                         "would be taken: move it away to begin onward, or give more --steps to continue it")  # fmt: skip
 
 
 def train(

@@ -12,9 +12,8 @@ from .. import MODEL_DIR
 from ..judge import JUDGE_DIR
 
 
-def run(work: Path, *, seed: int = 0) -> None:
+def run(work: Path) -> None:
     """Writes `vae`, `text_encoder`, `tokenizer`, `unet` and `judge` into the work folder."""
-    del seed  # nothing here is random
     for kind, part in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder")):
         kind.from_pretrained(MODEL_DIR, subfolder=part).float().save_pretrained(work / part)
     CLIPTokenizer.from_pretrained(MODEL_DIR, subfolder="tokenizer").save_pretrained(work / "tokenizer")

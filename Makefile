@@ -35,9 +35,10 @@ slow: $(READY)
 
 setup: $(READY)
 
+# Bytecode is made when a module is first imported: making all of it at once takes longer.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:

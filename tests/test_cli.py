@@ -99,13 +99,15 @@ def test_show_says_where_no_drift_was_measured(within, sd1_folder: Path, tmp_pat
     out = tmp_path / "e.safetensors"
     # So few positions that all fit into the tiny model's width: what gives way there would be measured.
     words = ("erase", "cat", "--anchor", "dog", "--model", sd1_folder, "--out", out, "--set", "positions=content")
-    assert "drift of what is retained: not measured, nothing was retained" in re.sub(" +", " ", within(*words))
+    assert "drift of what is kept: not measured, nothing was retained" in re.sub(" +", " ", within(*words))
     assert json.loads(within("show", out, "--json"))["self_check"]["retained_drift"] is None
     shown = within(*words, "--retain", "fox", "--set", "retain_mode=none")
     assert "measured, not held: fox" in shown and "not measured" not in shown
 
 
-def test_apply_writes_a_folder_with_the_edit_fused(edit: Path, sd1_folder: Path, sd1, tmp_path: Path) -> None:
+def test_apply_writes_a_folder_with_the_edit_fused(
+    edit: Path, sd1_folder: Path, sd1, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from erasekit import models
 
     out = tmp_path / "fused"
@@ -118,14 +120,13 @@ def test_apply_writes_a_folder_with_the_edit_fused(edit: Path, sd1_folder: Path,
             found = getattr(fused, component).state_dict()
             assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
     assert list(tmp_path.iterdir()) == [out]
-    again = call("apply", edit, "--model", sd1_folder, "--out", out)
-    assert again.returncode == 1 and len(again.stderr.splitlines()) == 1 and "not an empty folder" in again.stderr
+    refused(["apply", str(edit), "--model", str(sd1_folder), "--out", str(out)], 1, "not an empty folder", capfd)
 
 
 def test_generate_is_deterministic_and_resumes(within, edit: Path, sd1_folder: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     common = ("--model", sd1_folder, "--steps", 2, "--edit", edit)
-    assert "6 images drawn" in done("generate", "a cat", "a dog", *common, "--seeds", "0-2", "--out", one)
+    assert "6 images drawn" in within("generate", "a cat", "a dog", *common, "--seeds", "0-2", "--out", one)
     kept = {p.name: p.stat().st_mtime_ns for p in one.iterdir()}
     assert len(kept) == 6
     cut = sorted(one.iterdir())[0]
@@ -149,11 +150,25 @@ def test_generate_knows_a_model_by_its_files(within, sd1_folder: Path, tmp_path:
 
     assert "1 images drawn" in drawn(model)
     assert "0 images drawn, 1 kept" in drawn(tmp_path / "out" / ".." / "model"), "another way to the same files"
+    (model / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"spare")
+    model = model.rename(tmp_path / "renamed")
+    assert "0 images drawn, 1 kept" in drawn(model), "another name, and a file that is not read"
     (path,) = (model / "unet").glob("*.safetensors")
     data = bytearray(path.read_bytes())
     data[-1] ^= 1  # the lowest bits of a sign and exponent byte: another weight
     path.write_bytes(data)
     assert "1 images drawn" in drawn(model), "other weights under the same name"
+
+
+def test_generate_sweeps_its_own_folder_and_not_those_below(within, sd1_folder: Path, tmp_path: Path) -> None:
+    from erasekit import files
+
+    left = files._beside(tmp_path / "x.png").name.replace(f"-{os.getpid()}-", f"-{2**30}-")  # of no process
+    for folder in (tmp_path, tmp_path / "another"):
+        folder.mkdir(exist_ok=True)
+        (folder / left).write_bytes(b"half")
+    within("generate", "a cat", "--model", sd1_folder, "--steps", 1, "--seeds", "0", "--out", tmp_path)
+    assert not (tmp_path / left).exists() and (tmp_path / "another" / left).exists()
 
 
 def test_export(within, edit: Path, tmp_path: Path) -> None:
@@ -349,7 +364,9 @@ def test_a_full_disk_under_apply_is_one_line(edit: Path, sd1_folder: Path, tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_stopped_in_the_middle_and_run_again(number: signal.Signals, sd1_folder: Path, tmp_path: Path) -> None:
+def test_stopped_in_the_middle_and_run_again(
+    within, number: signal.Signals, sd1_folder: Path, tmp_path: Path
+) -> None:
     words = ["generate", "a cat", "--model", str(sd1_folder), "--steps", "2", "--batch", "1", "--out", str(tmp_path)]
     process = subprocess.Popen([*PYTHON, *words, "--seeds", "0-2000"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                # A shell's background job, and all that it starts, would ignore the interrupt.
@@ -364,7 +381,7 @@ def test_stopped_in_the_middle_and_run_again(number: signal.Signals, sd1_folder:
     found = list(tmp_path.glob("*.png"))
     assert len(found) >= 2 and all(pixels(path) for path in found)
     count = len(found)
-    assert f"1 images drawn, {count} kept" in done(*words, "--seeds", f"0-{count}")
+    assert f"1 images drawn, {count} kept" in within(*words, "--seeds", f"0-{count}")
 
 
 # -- start-up -----------------------------------------------------------------------------------------------------

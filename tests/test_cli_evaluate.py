@@ -145,6 +145,14 @@ def test_time_left_is_reckoned_from_this_runs_own_images(monkeypatch, capsys) ->
     assert capsys.readouterr().out.splitlines() == ["images: 50/100", "images: 60/100, about 40 s left", "images: 100/100"]
 
 
+def test_each_kind_of_work_has_lines_of_its_own(capsys) -> None:
+    say = evaluate.Lines()
+    for done, what in ((2, "images"), (1, "fitting: a, loss 2"), (2, "fitting: a, loss 1"), (2, "pairs"), (1, "pairs")):
+        say(done, 2, what)
+    said = [line.partition(", about")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["images: 2/2", "fitting: 1/2, a, loss 2", "fitting: 2/2, a, loss 1", "pairs: 2/2", "pairs: 1/2"]
+
+
 def test_who_draws(parse) -> None:
     from erasekit.evaluation.executors import Local, Processes, Ray
 

@@ -100,7 +100,7 @@ def test_the_command_writes_a_report_whose_numbers_are_read_back(tmp_path: Path)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "erasekit", "demo", "--seeds", "0", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert (done.returncode, done.stderr) == (0, "") and "drift of what is retained" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "drift of what is kept" in done.stdout
     stored = json.loads((out / "results.json").read_text())
     gone, new, kept, _ = stored["headline"]
     assert {row["group"] for row in stored["rows"]} == {case.group for case in demo.cases()}

@@ -167,6 +167,16 @@ def test_a_compiled_part_takes_edits_of_weights_and_refuses_code(sd1):
         coded.apply(sd1)
 
 
+def test_a_part_compiled_in_place_takes_edits_of_weights_and_refuses_code(sd1):
+    plain = edits.edit(sd1)
+    sd1.unet.mid_block.compile()
+    with plain.applied(sd1):
+        pass
+    coded = Edit((Adapter("unet", edits.KEYS[0], "spm", {"a": torch.ones(1)}, {}),), plain.base, "test")
+    with pytest.raises(EditError, match="a compiled unet does not run: load the pipeline again"):
+        coded.apply(sd1)
+
+
 def test_one_changed_weight_is_noticed(sd1):
     edit = edits.edit(sd1)
     with torch.no_grad():

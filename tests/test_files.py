@@ -116,8 +116,19 @@ def test_kill_while_writing_leaves_a_whole_file_or_none(tmp_path, wait, line, ol
     assert [file.name for file in tmp_path.iterdir()] == ["e"], "what the killed writer left is gone"
 
 
+def test_one_of_many_files_is_written_without_a_look_at_the_others(tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(files, "sweep", lambda *place: looks.append(place))
+    write_whole(tmp_path / "1.png", b"x", swept=True)
+    assert looks == [] and (tmp_path / "1.png").read_bytes() == b"x"
+    write_whole(tmp_path / "alone", b"x")
+    assert len(looks) == 1
+
+
 def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     (tmp_path / "a" / "b").mkdir(parents=True)
     write_whole(tmp_path / "x", b"")
     beside = files._beside(tmp_path / "a" / "b" / "x.png").name
@@ -133,8 +144,31 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not
     sweep(tmp_path / "none")
 
 
+def test_what_another_container_writes_is_not_swept(tmp_path, monkeypatch):
+    """It has process numbers of its own: a living writer of the one is no process of the other."""
+    dead = files._beside(tmp_path / "x").name.replace(f"-{os.getpid()}-", f"-{2**30}-")
+    (tmp_path / dead).write_bytes(b"half")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "PROCESSES", tmp_path)  # another inode
+        sweep(tmp_path)
+    assert (tmp_path / dead).exists()
+    sweep(tmp_path)
+    assert not (tmp_path / dead).exists()
+
+
+def test_a_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    read, path = [], tmp_path / "x"
+    path.write_bytes(b"one")
+    monkeypatch.setattr(files, "file_sha256", lambda place: read.append(place) or place.read_bytes())
+    assert files.known_sha256(path) == files.known_sha256(path) == b"one" and len(read) == 1
+    path.write_bytes(b"other")
+    assert files.known_sha256(path) == b"other" and len(read) == 2
+
+
 def test_a_folder_that_was_half_written_goes_with_the_next_one(tmp_path):
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     for name in ("out", "other"):
         (tmp_path / files._beside(tmp_path / name).name.replace(f"-{os.getpid()}-", f"-{gone.stdout.strip()}-")).mkdir()
     write_folder(tmp_path / "out", lambda folder: (folder / "part").write_text("x"))

@@ -266,6 +266,8 @@ def test_the_emoji_world_knows_its_words() -> None:
 
     assert "dog" in emoji_candidates("Kitten") and emoji_synonyms("kitten") == ("cat", "kitten", "feline")
     assert "noto" in emoji_candidates("ink") and emoji_synonyms("ink") == ()
+    assert "noto style" in emoji_candidates("Ink style") and "dog" not in emoji_candidates("ink style")
+    assert emoji_candidates("blue background")[0] == "white background" and "pink" in emoji_candidates("blue")
     with pytest.raises(UsageError, match="did you mean cat"):
         emoji_candidates("catt")
 

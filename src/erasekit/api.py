@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from erasekit.backbones.base import Backbone
     from erasekit.concept import EraseRequest
     from erasekit.edit import Edit
+    from erasekit.methods import Method
     from erasekit.training.plan import Plan
 
 
@@ -75,21 +76,33 @@ def _prepared(
     model_or_pipe: Any, targets: str | Sequence[str], method: str, wanted: dict[str, Any], parameters: dict[str, Any]
 ) -> tuple[Any, Backbone, EraseRequest, Any]:
     """The method, the model, the request as the model reads it, and the configuration; all checked."""
-    from erasekit import methods
     from erasekit.backbones import backbone
-    from erasekit.concept import EraseRequest, as_read
+    from erasekit.concept import as_read
 
-    cls, preset = methods.resolve(method)
-    config = methods.make_config(cls, {**preset.values, **parameters})
-    default_anchor = cls.default_anchor if preset.anchor is None else preset.anchor
-    cache = wanted.pop("retain_cache")
-    request = EraseRequest.build(targets, **wanted, default_anchor=default_anchor,
-                                 retain_cache=None if cache is None else Path(cache))  # fmt: skip
+    cls, request, config = requested(targets, method, wanted, parameters)
     model = backbone(model_or_pipe)
     if model.family not in cls.families:
         raise UsageError(f"method {method!r} is not verified on family {model.family!r}: it works on "
                          f"{', '.join(cls.families)}; `erasekit methods` lists the others")  # fmt: skip
     return cls(), model, as_read(request, model), config
+
+
+def requested(
+    targets: str | Sequence[str], method: str, wanted: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> tuple[type[Method], EraseRequest, Any]:
+    """The method, the request and the configuration that `erase` would work with, checked as far as that needs no model.
+
+    `wanted`: `anchor`, `retain`, `seed` and, if there is one, `retain_cache`. Raises `UsageError` as `erase` does.
+    """
+    from erasekit import methods
+    from erasekit.concept import EraseRequest
+
+    cls, preset = methods.resolve(method)
+    config = methods.make_config(cls, {**preset.values, **parameters})
+    default_anchor = cls.default_anchor if preset.anchor is None else preset.anchor
+    cache = wanted.get("retain_cache")
+    given = {**wanted, "retain_cache": None if cache is None else Path(cache)}
+    return cls, EraseRequest.build(targets, **given, default_anchor=default_anchor), config
 
 
 def _require_training(method: Any, what: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from erasekit.coded_ops import Adapter, Guidance
 from erasekit.errors import BaseMismatchError, EditError, ModelError
 from erasekit.fingerprint import Base, matches, strangers
-from erasekit.layers import Layer, layers, original, require_here, uncompiled
+from erasekit.layers import Layer, compiled_inside, layers, original, require_here, uncompiled
 from erasekit.ops import LinearOp, Op, plain_module
 
 # attach(pipe, op, scale) puts the op on and returns what takes it off.
@@ -154,10 +154,13 @@ def _code(op: Op) -> Attach:
 
 def _refuse_compiled(pipe: Any, ops: Sequence[Op]) -> None:
     """Hooks that are put on after compilation are never run: the edit would do nothing, and silently."""
-    parts = ("unet", "transformer", "text_encoder") if ops else ()
-    for name in (name for name in parts if hasattr(getattr(pipe, name, None), "_orig_mod")):
-        raise EditError(f"{ops[0].label} is code that a compiled {name} does not run: set pipe.{name} = "
-                        f"pipe.{name}._orig_mod first")  # fmt: skip
+    for name in ("unet", "transformer", "text_encoder") if ops else ():
+        part = getattr(pipe, name, None)
+        said = f"{ops[0].label} is code that a compiled {name} does not run"
+        if hasattr(part, "_orig_mod"):
+            raise EditError(f"{said}: set pipe.{name} = pipe.{name}._orig_mod first")
+        if compiled_inside(part):
+            raise EditError(f"{said}: load the pipeline again, without compiling it")
 
 
 def _check(site: str, module: nn.Module, ops: list[LinearOp]) -> None:

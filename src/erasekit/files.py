@@ -11,6 +11,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
@@ -18,25 +19,30 @@ from erasekit.errors import EditError
 
 PART = re.compile(r"\..*\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{12}\.part", re.DOTALL)
 """A hidden file or folder that is being written: the name of what it becomes, the machine, the process, chance."""
+PROCESSES = Path("/proc/self/ns/pid")
+"""Where Linux says which processes this one counts among: a container's have numbers of their own."""
 
 
-def write_whole(path: str | PathLike[str], *data: bytes | memoryview) -> None:
+def write_whole(path: str | PathLike[str], *data: bytes | memoryview, swept: bool = False) -> None:
     """Write `data`, piece after piece, to `path`; whatever happens (Ctrl-C, kill, full disk) `path` holds the old file
     or the new one.
 
-    Missing parent folders are made. The data goes to a hidden file beside it, to the disk, then into place.
+    Missing parent folders are made. The data goes to a hidden file beside it, to the disk, then into place. What a killed
+    writer of `path` left beside it is deleted, which takes a look at every name in the folder: who writes one of many
+    files there calls `sweep` once, before the first, and says `swept`.
     """
-    fill_whole(path, lambda beside: _write_new(beside, data))
+    fill_whole(path, lambda beside: _write_new(beside, data), swept=swept)
 
 
-def fill_whole(path: str | PathLike[str], fill: Callable[[Path], object]) -> None:
+def fill_whole(path: str | PathLike[str], fill: Callable[[Path], object], *, swept: bool = False) -> None:
     """`write_whole` for what is too large to hold as bytes: `fill` writes the hidden file that becomes `path`."""
     target = Path(os.path.realpath(path))  # a link keeps pointing where it points
     beside = _beside(target)
     try:
         with _one_line(path):
             check_writable(path)
-            sweep(target.parent, f".{glob.escape(target.name[:50])}.*.part")
+            if not swept:
+                sweep(target.parent, f".{glob.escape(target.name[:50])}.*.part")
             fill(beside)
             _sync_file(beside)
             beside.replace(target)
@@ -90,7 +96,7 @@ def write_folder(path: str | PathLike[str], fill: Callable[[Path], object]) -> N
 def sweep(folder: str | PathLike[str], pattern: str = "**/.*.part") -> None:
     """Delete what processes of this machine that were killed while they wrote have left in the folder and below it.
 
-    What a living process or another machine may still be writing stays, and so does what cannot be deleted.
+    What a living process, another machine or another container may still be writing stays, and what cannot be deleted.
     """
     for left in list(Path(folder).glob(pattern)):
         found = PART.fullmatch(left.name)
@@ -130,13 +136,28 @@ def file_sha256(path: Path) -> str:
     return found.hexdigest()
 
 
+def known_sha256(path: Path) -> str:
+    """`file_sha256`, which within one process reads a file again only where its size, time or inode is another."""
+    facts = path.stat()
+    return _sha256_of(path.absolute(), facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of(path: Path, *_: int) -> str:
+    return file_sha256(path)
+
+
 def _beside(target: Path) -> Path:
     """A hidden name in the same folder (the same disk, so that the last step is a rename)."""
     return target.parent / f".{target.name[:50]}.{_host()}-{os.getpid()}-{secrets.token_hex(6)}.part"
 
 
 def _host() -> str:
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+    """The machine; of containers on one machine each is its own, as none sees whether another's processes live."""
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):  # not Linux
+        name += f" {PROCESSES.stat().st_ino}"
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 def _alive(pid: int) -> bool:

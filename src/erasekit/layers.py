@@ -31,6 +31,14 @@ def uncompiled(component: Any) -> Any:
     return getattr(component, "_orig_mod", component)
 
 
+def compiled_inside(component: Any) -> bool:
+    """Whether it, or a module in it, was compiled in place (`component.compile()`): hooks that are put on it later may never
+    be run."""
+    # The wrapper that `uncompiled` takes off counts for nothing here: what it wraps runs as it is.
+    found = uncompiled(component)
+    return isinstance(found, nn.Module) and any(module._compiled_call_impl is not None for module in found.modules())
+
+
 def require_here(place: str, weight: Tensor) -> None:
     """`ModelError` for a weight whose numbers offloading holds somewhere else."""
     if weight.is_meta:

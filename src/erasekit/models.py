@@ -27,13 +27,14 @@ UNREAD = ("safety_checker",)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = [INDEX, "defaults.json", "*/*.json", "*/*.txt", "*/*.model", "*/model*.safetensors",
              "*/diffusion_pytorch_model*.safetensors"]  # fmt: skip
-HUB_SKIP = ["safety_checker/*", "*.fp16*", "*.non_ema*", "*.bf16*"]
+HUB_SKIP = ["*.fp16*", "*.non_ema*", "*.bf16*"]
 
 
-def resolve(name: str | Path) -> Path:
+def resolve(name: str | Path, *, whole: bool = False) -> Path:
     """The folder (with a `model_index.json`) of a model: "emoji", a local folder, or a hub id "owner/name".
 
-    A hub id is downloaded once into the hub's cache. Raises `ModelError` for anything else, naming what to give.
+    A hub id is downloaded once into the hub's cache, `whole` or without what `load` leaves out. Raises `ModelError` for
+    anything else, naming what to give.
     """
     if str(name) in EMBEDDED:
         return _embedded(str(name))
@@ -41,7 +42,7 @@ def resolve(name: str | Path) -> Path:
     if folder.exists():
         return _checked(folder)
     if isinstance(name, str) and HUB_ID.fullmatch(name):
-        return _download(name)
+        return _download(name, HUB_SKIP if whole else [*HUB_SKIP, *(f"{part}/*" for part in UNREAD)])
     raise ModelError(f"no model {str(name)!r}: give {', '.join(EMBEDDED)}, an existing diffusers folder, or a hub id "
                      "(owner/name)")  # fmt: skip
 
@@ -69,12 +70,12 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
+def _download(name: str, skipped: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=HUB_SKIP)
+        folder = snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=skipped)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot download model {name!r} ({reason}): check the id and the network, or give a local "
@@ -130,7 +131,7 @@ def load(name: str | Path, *, dtype: torch.dtype | None = None, device: str = "c
     """A diffusers pipeline on `device`, in eval mode, without safety checker and without progress bars.
 
     `name` is as for `resolve`; `dtype` defaults to float32 on the CPU and float16 elsewhere.
-    Raises `ModelError` where the folder is incomplete or damaged.
+    Raises `ModelError` where the folder is incomplete or damaged, or has weights as pickles alone.
     """
     import torch
 
@@ -148,12 +149,13 @@ def _read_pipeline(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
     from erasekit.backbones import _folder, _stored
 
     _folder.check(folder)
+    _stored.require_safetensors(folder)
     options = {**dict.fromkeys(UNREAD), "requires_safety_checker": False}
     index = read_json(folder / INDEX)
     given = {key: value for key, value in options.items() if key in index}
     try:
         return DiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, variant=_stored.variant(folder), local_files_only=True, **given
+            folder, dtype=dtype, variant=_stored.variant(folder), use_safetensors=True, local_files_only=True, **given
         )
     except (OSError, ValueError, LookupError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -102,6 +102,19 @@ def test_a_weight_of_another_shape_or_kind_is_named_with_its_file(case: str, sd1
         assert name in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_packed_numbers_are_told_by_their_kind_and_not_by_their_shape(sd1, sd1_folder: Path, tmp_path: Path) -> None:
+    """Four bits each, as bitsandbytes stores them."""
+    copied = Path(shutil.copytree(sd1_folder, tmp_path / "m"))
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    path, module = copied / "unet" / "diffusion_pytorch_model.safetensors", sd1.unet.get_submodule(name)
+    packed = torch.zeros(module.weight.numel() // 2, 1, dtype=torch.uint8)
+    save_file(load_file(path) | {f"{name}.weight": packed}, path)
+    module.weight = torch.nn.Parameter(packed, requires_grad=False)
+    for model in (copied, sd1):
+        with pytest.raises(ModelError, match=r"holds uint8 numbers, which are not edited: give the model in float16"):
+            backbone(model)
+
+
 def test_heads_that_do_not_divide_the_width(sd1_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="5 attention heads"):
         backbone(broken(sd1_folder, tmp_path, TEXT, {"num_attention_heads": 5}))

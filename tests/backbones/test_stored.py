@@ -10,12 +10,13 @@ import edits
 import pytest
 import tiny
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import erasekit
 from erasekit import cli, models
 from erasekit.backbones import _stored, backbone
 from erasekit.errors import ModelError
+from erasekit.evaluation.arms import model_sha256
 
 UNET = "diffusion_pytorch_model"
 
@@ -25,6 +26,12 @@ def put(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
+    return folder
+
+
+def index(folder: Path, *parts: str) -> Path:
+    """The folder, its index naming these parts."""
+    (folder / models.INDEX).write_text(json.dumps({part: ["diffusers", "Part"] for part in parts}))
     return folder
 
 
@@ -39,7 +46,8 @@ def put(folder: Path, *names: str) -> Path:
     (("unet/diffusion_pytorch_model.bin",), None),
 ])  # fmt: skip
 def test_a_variant_is_read_where_a_part_has_no_plain_file(names: tuple[str, ...], variant: str | None, tmp_path: Path) -> None:
-    assert _stored.variant(put(tmp_path, *names)) == variant
+    put(tmp_path, *names, "a_copy/diffusion_pytorch_model.ema.safetensors")  # no part of the pipeline
+    assert _stored.variant(index(tmp_path, "safety_checker", "text_encoder", "unet")) == variant
 
 
 def test_a_folder_of_a_variant_alone_is_erased_from_and_loaded(tmp_path: Path) -> None:
@@ -67,6 +75,56 @@ def test_a_damaged_file_has_no_precision(sd1_folder: Path, tmp_path: Path) -> No
     (copied / "unet" / f"{UNET}.safetensors").write_bytes(b"no model")
     with pytest.raises(ModelError, match="damaged"):
         models.stored_dtype(copied)
+
+
+# -- all that is read, and nothing else -----------------------------------------------------------------------------
+
+
+def test_shards_and_their_index_are_read_and_the_other_variants_are_not(tmp_path: Path) -> None:
+    shards = [f"unet/{UNET}-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    read = ["unet/config.json", f"unet/{UNET}.safetensors.index.json", *shards, "tokenizer/merges.txt"]
+    put(tmp_path, *read, f"unet/{UNET}.fp16.safetensors", f"unet/{UNET}.safetensors.index.fp16.json", "unet/._config.json",
+        f"unet/{UNET}.bin", f"unet/{UNET}.bin.index.json", "safety_checker/model.safetensors", "a_copy/model.safetensors",
+        "unet/README.md")  # fmt: skip
+    index(tmp_path, "unet", "tokenizer", "safety_checker", "scheduler")
+    table = {"weight_map": {"a": Path(shards[0]).name, "b": Path(shards[1]).name}}
+    (tmp_path / read[1]).write_text(json.dumps(table))
+    assert {str(path.relative_to(tmp_path)) for path in _stored.files(tmp_path)} == {models.INDEX, *read}
+    (tmp_path / shards[1]).unlink()
+    with pytest.raises(ModelError, match=rf"{shards[1]} is missing"):
+        _stored.files(tmp_path)
+
+
+def test_a_model_is_known_by_the_files_that_are_read(sd1_folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(sd1_folder, tmp_path / "m"))
+    put(copied, f"unet/{UNET}.bin", f"unet/{UNET}.fp16.safetensors", "safety_checker/model.safetensors", "notes/a.txt")
+    assert model_sha256(copied) == model_sha256(sd1_folder)
+    with (copied / "unet" / "config.json").open("a") as file:
+        file.write(" ")
+    assert model_sha256(copied) != model_sha256(sd1_folder)
+
+
+def test_small_files_that_are_not_read_may_be_broken(sd1_folder: Path, tmp_path: Path) -> None:
+    source = put(guarded(sd1_folder, tmp_path / "m", "config.json", "model.safetensors"), "unet/._config.json")
+    assert not (source / "safety_checker" / "config.json").read_text()  # no JSON
+    assert models.load(source).safety_checker is None
+
+
+@pytest.mark.parametrize(
+    ("part", "stem", "pickled"), [("unet", UNET, f"{UNET}.bin"), ("text_encoder", "model", "pytorch_model.bin")]
+)
+def test_weights_as_a_pickle_alone_are_refused_by_every_way_in(
+    part: str, stem: str, pickled: str, sd1_folder: Path, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(sd1_folder, tmp_path / "m"))
+    plain = copied / part / f"{stem}.safetensors"
+    torch.save(load_file(plain), copied / part / pickled)
+    models.load(copied)  # what lies beside is not opened
+    plain.unlink()
+    for way in (backbone, models.load):
+        with pytest.raises(ModelError, match=rf"{part}/{pickled} is a pickle, which is not read") as error:
+            way(copied)
+        assert "\n" not in str(error.value)
 
 
 # -- what `load` leaves out is not lost ---------------------------------------------------------------------------
@@ -109,6 +167,24 @@ def test_apply_keeps_the_safety_checker_or_says_that_it_cannot(
         assert len(said) == 1 and said[0].startswith("erasekit: warning:") and "without the safety_checker" in said[0]
         assert index["safety_checker"] == [None, None]
     assert models.load(out).safety_checker is None
+
+
+def test_apply_fetches_the_safety_checker_of_a_hub_model(
+    sd1, sd1_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    source, asked = guarded(sd1_folder, tmp_path / "m", "config.json", "model.safetensors"), []
+
+    def fetched(name: str, **given: list[str]) -> str:
+        asked.append("safety_checker/*" in given["ignore_patterns"])
+        return str(source)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    edits.edit(sd1).save(tmp_path / "e.safetensors")
+    words = ["apply", str(tmp_path / "e.safetensors"), "--model", "someone/model", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0 and False in asked
+    assert (tmp_path / "out" / "safety_checker" / "model.safetensors").is_file()
 
 
 def test_a_model_is_named_without_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,21 @@ def test_images_drawn_before_a_kill_are_not_drawn_again(sd1, tmp_path: Path) -> 
     assert same(resumed, whole) and resumed.self_check == whole.self_check
 
 
+def test_drawn_images_are_kept_whatever_the_autoencoder(sd1, tmp_path: Path) -> None:
+    """It only augments them, later: drawing them is the longest part of a run."""
+    options, said, other = {"augment": True}, [], tiny.sd1()
+    other.vae = tiny.sd1(seed=7).vae
+
+    def kill(done: int, total: int, what: str) -> None:
+        if what.startswith("training"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(sd1, **options, checkpoint=tmp_path, progress=kill)
+    gone_on = fit(other, **options, checkpoint=tmp_path, progress=lambda *report: said.append(report[2]))
+    assert not any("drawing" in what for what in said) and same(gone_on, fit(other, **options))
+
+
 def test_progress_says_before_the_first_image_how_many_there_are_and_how_to_have_fewer(sd1, capsys) -> None:
     said: list[tuple[int, int, str]] = []
     with opened(sd1) as run:

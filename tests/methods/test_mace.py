@@ -26,7 +26,7 @@ from erasekit.methods._mace_loss import attention, loss, timesteps
 from erasekit.methods._templates import TEMPLATES, prompt_pairs
 from erasekit.methods.mace import MACE, MACEConfig, _bench, _refined
 from erasekit.methods.mace_refine import MACERefine, MACERefineConfig, refine
-from erasekit.training import segments
+from erasekit.training import images, segments
 from erasekit.training.loop import Step
 from erasekit.training.maps import cross_attentions, maps
 
@@ -524,8 +524,8 @@ def test_masks_and_pictures_are_turned_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     stored, upright = Image.new("L", (40, 32)), Image.new("L", (32, 40))
-    Image.new("RGB", (40, 32)).save(tmp_path / "x.png", exif=exif)
     stored.paste(255, (0, 0, 20, 32))
+    stored.convert("RGB").save(tmp_path / "x.png", exif=exif)
     upright.paste(255, (0, 0, 32, 20))
     stored.save(tmp_path / "a.png", exif=exif)
     upright.save(tmp_path / "b.png")
@@ -533,6 +533,7 @@ def test_masks_and_pictures_are_turned_upright(tmp_path: Path) -> None:
     wanted[:, :8] = True
     for name in ("a.png", "b.png"):
         assert torch.equal(segments.read_masks([tmp_path / name], [tmp_path / "x.png"], (16, 16), 2), wanted)
+    assert torch.equal(images.pixels(tmp_path / "x.png", (32, 32))[:1, ::2, ::2] > 0, wanted)
 
 
 def test_several_targets_have_a_folder_each_and_changed_files_are_another_run(sd1, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from erasekit.edit import Edit
 from erasekit.errors import UsageError
 from erasekit.methods._cross import silent
 from erasekit.methods._features import last_subject
-from erasekit.methods.realera_text import RealEraText, RealEraTextConfig, draw, mine, place, solve
+from erasekit.methods._shells import draw, place
+from erasekit.methods.realera_text import RealEraText, RealEraTextConfig, mine, solve
 from erasekit.methods.uce import UCE, UCEConfig
 
 D, OUT = 24, 9

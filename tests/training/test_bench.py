@@ -45,6 +45,14 @@ def test_an_offloaded_pipeline_is_refused(sd1, method: str) -> None:
         erasekit.erase(sd1, "cat", anchor="dog", method=method, steps=1, sampling_steps=2)
 
 
+@pytest.mark.parametrize("method", ["esd", "mace", "irece"])
+def test_a_unet_compiled_in_place_is_refused(sd1, method: str) -> None:
+    """Its graph would run without the hooks, and say nothing."""
+    sd1.unet.mid_block.compile()
+    with pytest.raises(ModelError, match="is compiled in place: load the pipeline again"):
+        erasekit.erase(sd1, "cat", anchor="dog", method=method, sampling_steps=2)
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [("receler", {"attack_steps": 0, "rank": 4}), ("spm", {"warmup": 0}), ("spm", {"warmup": 0, "gate": "off"})],

@@ -109,6 +109,16 @@ def test_pictures_are_cropped_from_the_centre(tmp_path: Path) -> None:
     assert torch.equal(found, torch.ones(3, 8, 8))
 
 
+def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+    """A camera held sideways writes so: the left of what is stored is the top."""
+    exif, stored = Image.Exif(), Image.new("RGB", (16, 8))
+    exif[0x0112] = 6
+    stored.paste((255, 255, 255), (0, 0, 8, 8))
+    stored.save(tmp_path / "x.png", exif=exif)
+    found = images.pixels(tmp_path / "x.png", (16, 8))
+    assert bool((found[:, :8] == 1).all()) and bool((found[:, 8:] == -1).all())
+
+
 def test_latents_come_back_as_pixels_in_range(sd1) -> None:
     latents = torch.randn(2, 4, 8, 8)
     found = images.decoded(sd1.vae, latents)

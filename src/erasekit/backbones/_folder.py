@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from erasekit.backbones._stored import parts, small_files
 from erasekit.errors import ModelError
 from erasekit.models import INDEX, read_json
 
@@ -19,9 +20,8 @@ def check(folder: Path) -> None:
     """Raises `ModelError` for a pipeline's small file that cannot be what it stands for."""
     index = read_json(folder / INDEX)
     pipeline_class(folder)
-    for part in sorted(key for key, value in index.items() if isinstance(value, list) and any(value)):
-        for path in sorted((folder / part).glob("*.json")):
-            read_json(path)
+    for path in (path for part in parts(folder) for path in small_files(part) if path.suffix == ".json"):
+        read_json(path)
     if (folder / "text_encoder" / "config.json").is_file():
         text_config(folder / "text_encoder" / "config.json")
     if str(index.get("tokenizer")).count("CLIPTokenizer"):

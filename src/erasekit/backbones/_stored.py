@@ -1,4 +1,4 @@
-"""Which files of a diffusers folder hold its weights: decided here alone, so that all that reads a folder reads the same."""
+"""Which files of a diffusers folder are read: decided here alone, so that all that reads a folder reads the same."""
 
 from __future__ import annotations
 
@@ -8,18 +8,56 @@ import shutil
 from pathlib import Path
 
 from erasekit.errors import ModelError
-from erasekit.models import UNREAD
+from erasekit.models import INDEX, UNREAD, read_json
 
 FILE = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:-\d+-of-\d+)?(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.safetensors"
 )
+STEMS = ("diffusion_pytorch_model", "model")
+SMALL = (".json", ".txt", ".model")  # configurations and vocabularies
 OTHERS = (".bin", ".ckpt", ".msgpack", ".h5")  # weights in formats that are not read
+PICKLE = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)\b.*\.(?:bin|ckpt)")
+
+
+def parts(folder: Path) -> list[Path]:
+    """The parts that a model folder is read from, by name: those that its index names, without what `load` leaves out."""
+    named = sorted(key for key, value in read_json(folder / INDEX).items() if isinstance(value, list) and any(value))
+    return [folder / name for name in named if name not in UNREAD and not name.startswith("_")]
+
+
+def small_files(part: Path) -> list[Path]:
+    """A part's configurations and vocabularies by name, without the hidden files that some systems leave behind."""
+    found = (path for path in part.glob("*") if path.suffix in SMALL and not path.name.startswith("."))
+    return sorted(path for path in found if path.is_file())
+
+
+def files(folder: Path) -> list[Path]:
+    """All files that a model is read from, its index first: another file that lies in the folder changes nothing.
+
+    Raises `ModelError`, naming it, for one that is missing or damaged.
+    """
+    found: set[Path] = set()
+    for part in parts(folder):
+        found.update(path for path in small_files(part) if ".index." not in path.name)
+        for source in (_source(part, stem) for stem in STEMS):
+            shards = _shards(source).values() if source and source.suffix == ".json" else ()
+            found.update([source] if source else [], shards)
+    if gone := sorted(path for path in found if not path.is_file()):
+        raise ModelError(f"{gone[0]} is missing: fetch the whole diffusers folder")
+    return [folder / INDEX, *sorted(found)]
+
+
+def require_safetensors(folder: Path) -> None:
+    """Raises `ModelError`, naming the file, for a part whose weights are there as a pickle alone: none is ever opened."""
+    for part in parts(folder):
+        if not _kinds(part):
+            _refuse_pickle(part)
 
 
 def variant(folder: Path) -> str | None:
     """The variant ("fp16") that a model folder is read as: that of its first part without a plain file; None where every
     part has one."""
-    for part in sorted(path for path in folder.glob("*/") if path.name not in UNREAD):
+    for part in parts(folder):
         kinds = _kinds(part)
         if kinds and "" not in kinds:
             return min(kinds)
@@ -34,16 +72,11 @@ def variant_of(part: Path) -> str | None:
 
 def located(part: Path, stem: str) -> dict[str, Path]:
     """Stored name -> file: one file, or shards behind an index. Raises `ModelError`, naming what is missing or damaged."""
-    kind = variant_of(part)
-    ending = f".{kind}" if kind else ""
-    whole, index = part / f"{stem}{ending}.safetensors", part / f"{stem}.safetensors.index{ending}.json"
-    if whole.exists():
-        return dict.fromkeys(_keys(whole), whole)
-    if index.exists():
-        return _shards(index)
-    if (found := sorted(part.glob("*.bin"))) or (found := sorted(part.glob("*.ckpt"))):
-        raise ModelError(f"{found[0]} is a pickle, which is not read: save the model with safe_serialization=True")
-    raise ModelError(f"{part} has no {stem}.safetensors: fetch the whole diffusers folder")
+    source = _source(part, stem)
+    if source is None:
+        _refuse_pickle(part)
+        raise ModelError(f"{part} has no {stem}.safetensors: fetch the whole diffusers folder")
+    return _shards(source) if source.suffix == ".json" else dict.fromkeys(_keys(source), source)
 
 
 def precision(part: Path, stem: str) -> str:
@@ -80,6 +113,19 @@ def copy_part(part: Path, to: Path) -> bool:
 def damaged(path: Path, error: Exception) -> ModelError:
     """The error for a file that cannot be read."""
     return ModelError(f"{path} cannot be read, it is damaged or incomplete ({error}): fetch it again")
+
+
+def _source(part: Path, stem: str) -> Path | None:
+    """The file that holds the part's weights, or the index of its shards; None where there is neither."""
+    kind = variant_of(part)
+    ending = f".{kind}" if kind else ""
+    places = (part / f"{stem}{ending}.safetensors", part / f"{stem}.safetensors.index{ending}.json")
+    return next((path for path in places if path.exists()), None)
+
+
+def _refuse_pickle(part: Path) -> None:
+    if found := sorted(path for path in part.glob("*") if PICKLE.fullmatch(path.name)):
+        raise ModelError(f"{found[0]} is a pickle, which is not read: save the model with safe_serialization=True")
 
 
 def _kinds(part: Path) -> set[str]:

@@ -20,7 +20,9 @@ from erasekit.errors import ModelError
 from erasekit.layers import originals, require_here, uncompiled
 
 T = TypeVar("T")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I8": "int8", "U8": "uint8"}
+"""Torch's words for those of a safetensors file; others stand as they are."""
 PREFIX = "text_model."  # hub files and some encoder classes put it before every text module
 
 
@@ -40,6 +42,10 @@ class Weights(ABC):
     @abstractmethod
     def shape(self, stored: str) -> tuple[int, ...]:
         """The shape of the tensor under its stored name, the tensor left unread."""
+
+    @abstractmethod
+    def kind(self, stored: str) -> str:
+        """What numbers the tensor under its stored name holds ("float16"), the tensor left unread."""
 
     def __init__(self, component: str) -> None:
         self.component = component
@@ -62,6 +68,7 @@ class Weights(ABC):
     def require(self, name: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
         """The weight's shape, which must be this one (None: any number); else `ModelError` names the weight and where it is."""
         stored = self._found(name)
+        self._require_floats(stored)  # first: numbers of four bits are packed, which changes the shape too
         found = self.shape(stored)
         if len(found) != len(shape) or any(b not in (None, a) for a, b in zip(found, shape, strict=True)):
             wanted = " x ".join("any" if side is None else str(side) for side in shape)
@@ -81,12 +88,14 @@ class Weights(ABC):
         """Where a weight is, for a message."""
         return f"{self.component}/{stored}"
 
-    def _check(self, tensor: Tensor, stored: str) -> None:
-        require_here(self._place(stored), tensor)
-        if tensor.dtype not in FLOATS:
-            kind = str(tensor.dtype).removeprefix("torch.")
+    def _require_floats(self, stored: str) -> None:
+        if (kind := self.kind(stored)) not in FLOATS:
             raise ModelError(f"{self._place(stored)} holds {kind} numbers, which are not edited: give the model in float16, "
                              "bfloat16 or float32")  # fmt: skip
+
+    def _check(self, tensor: Tensor, stored: str) -> None:
+        require_here(self._place(stored), tensor)
+        self._require_floats(stored)
         low, high = torch.aminmax(tensor)  # NaN reaches both ends
         if not (torch.isfinite(low) and torch.isfinite(high)):
             raise ModelError(f"{self._place(stored)} contains NaN or infinity: fetch the model's files again")
@@ -115,6 +124,10 @@ class ModuleWeights(Weights):
         """The live tensor's."""
         return tuple(self._tensors[stored].shape)
 
+    def kind(self, stored: str) -> str:
+        """The live tensor's."""
+        return str(self._tensors[stored].dtype).removeprefix("torch.")
+
     def read(self, stored: str) -> Tensor:
         """The tensor that the module has when no edit is on it."""
         (owner, leaf), live = self._owners[stored], self._tensors[stored]
@@ -137,6 +150,11 @@ class FolderWeights(Weights):
     def shape(self, stored: str) -> tuple[int, ...]:
         """As the file's header has it."""
         return tuple(self._asked(stored, lambda file: file.get_slice(stored).get_shape()))
+
+    def kind(self, stored: str) -> str:
+        """As the file's header has it."""
+        found = str(self._asked(stored, lambda file: file.get_slice(stored).get_dtype()))
+        return KINDS.get(found, found)
 
     def read(self, stored: str) -> Tensor:
         """The tensor from its file (memory-mapped where the platform can)."""

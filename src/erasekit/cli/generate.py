@@ -34,7 +34,7 @@ def generate(arguments: argparse.Namespace) -> None:
     edits = [io.parse(data, path) for path, data in files]
     work = shots(list(dict.fromkeys(arguments.prompts)), settings.seeds(arguments.seeds))
     made_with = _made_with(arguments, [hashlib.sha256(data).hexdigest() for _, data in files])
-    sweep(arguments.out)
+    sweep(arguments.out, ".*.part")  # images lie in the folder itself: what is below it is not looked at
     missing = [shot for shot in work if not _exists(arguments.out, shot, made_with)]
     if missing:
         terminal.quiet()
@@ -104,6 +104,12 @@ def _label(shot: Shot, made_with: dict[str, Any]) -> str:
     return json.dumps({"prompt": shot.prompt, "seed": shot.seed, **made_with}, sort_keys=True)
 
 
+def _deciding(label: str) -> dict[str, Any]:
+    """What of a label decides the image: the model by its hash, whatever its folder is called now."""
+    found = json.loads(label)
+    return {**found, "model": found["model"]["sha256"]}
+
+
 def _exists(folder: Path, shot: Shot, made_with: dict[str, Any]) -> bool:
     from PIL import Image
 
@@ -113,8 +119,9 @@ def _exists(folder: Path, shot: Shot, made_with: dict[str, Any]) -> bool:
     try:
         with Image.open(path) as image:
             image.load()
-            return image.info.get(KEY) == _label(shot, made_with)
-    except (OSError, SyntaxError, ValueError):  # how Pillow says that a file is cut short or no picture
+            return _deciding(image.info[KEY]) == _deciding(_label(shot, made_with))
+    # How Pillow says that a file is cut short or no picture; and what a label of others may look like.
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError):
         return False
 
 
@@ -123,4 +130,4 @@ def _save(folder: Path, shot: Shot, image: Image.Image, made_with: dict[str, Any
 
     info = PngInfo()
     info.add_itxt(KEY, _label(shot, made_with))
-    write_whole(folder / file_name(shot), png(image, info))
+    write_whole(folder / file_name(shot), png(image, info), swept=True)

@@ -81,7 +81,7 @@ def self_check(check: Mapping[str, Any]) -> str:
     width = max(len(row[-1]) for row in rows)
     known = facts(check)
     if check.get("residual") is not None and check.get("retained_drift", 0.0) is None:  # after algebra all are unknown
-        known.append(("drift of what is retained", "not measured, nothing was retained"))
+        known.append(("drift of what is kept", "not measured, nothing was retained"))
     parts = [table([[label + ":", value] for label, value in known])] if known else []
     if depths:
         parts.append(table([[*row[:-1], row[-1].ljust(width)] for row in rows]))

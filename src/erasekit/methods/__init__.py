@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from erasekit.errors import UsageError
-from erasekit.methods._parameters import describe_config, make_config
+from erasekit.methods._parameters import LocalPath, describe_config, make_config, recorded
 
 if TYPE_CHECKING:
     from erasekit.backbones.base import Backbone
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from erasekit.training.plan import Plan
 
 __all__ = [
-    "METHODS", "Method", "Preset", "Progress", "TrainingMethod", "check_choice", "check_family", "check_range",
-    "describe_config", "get", "make_config", "resolve", "trains",
+    "METHODS", "LocalPath", "Method", "Preset", "Progress", "TrainingMethod", "check_choice", "check_family", "check_range",
+    "describe_config", "get", "make_config", "recorded", "resolve", "trains",
 ]  # fmt: skip
 
 METHODS: dict[str, str] = {

@@ -32,7 +32,7 @@ def latents(run: Run, used: Sequence[int], checkpoint: Path | None, progress: Pr
         return _made(run, used, progress, None, nowhere)
     whole = run.bench.about("ac") | {"data": run.data}
     about = {name: getattr(run.config, name) for name in DECISIVE}
-    about |= {name: whole[name] for name in ("data", "seed", "base")}
+    about |= {name: whole[name] for name in ("seed", "base")} | {"data": run.images_data}
 
     def make(known: Tensor | None, keep: Keep) -> Tensor:
         Checkpoint.at(checkpoint, whole).load()  # another run's is refused before the long work, not after it

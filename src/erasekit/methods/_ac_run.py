@@ -51,9 +51,17 @@ class Run:
     @cached_property
     def data(self) -> str:
         """A digest of all captions, of the files of images, and of the autoencoder where images pass it."""
+        return self._digest(self.vae)
+
+    @cached_property
+    def images_data(self) -> str:
+        """`data` of the images alone: only those that are read from files pass the autoencoder before training."""
+        return self._digest(self.vae if self.files else None)
+
+    def _digest(self, vae: Any) -> str:
         captions = repr((self.gallery.drawn, self.gallery.items))
-        vae = "" if self.vae is None else parts_sha256({"vae": self.vae})
-        return hashlib.sha256(f"{captions}{pictures.digest(self.files)}{vae}".encode()).hexdigest()
+        own = "" if vae is None else parts_sha256({"vae": vae})
+        return hashlib.sha256(f"{captions}{pictures.digest(self.files)}{own}".encode()).hexdigest()
 
     @property
     def beside(self) -> list[Any]:

@@ -14,12 +14,12 @@ from torch import Tensor
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Guidance, fingerprint
-from erasekit.errors import ModelError, UsageError
+from erasekit.errors import UsageError
 from erasekit.guidances.irece import Defence
 from erasekit.guidances.sampler import Moment
 from erasekit.layers import original, unedited
 from erasekit.methods import Progress
-from erasekit.training.bench import Denoiser
+from erasekit.training.bench import Denoiser, at_hand
 from erasekit.training.latents import Schedule, partly_denoised
 from erasekit.training.loop import generator
 from erasekit.training.maps import cross_attentions
@@ -79,14 +79,12 @@ class Bench:
 
 @contextmanager
 def opened(backbone: Backbone, request: EraseRequest, config: IRECEConfig) -> Iterator[Bench]:
-    """The bench; the model is unedited inside and as it was afterwards. Raises `ModelError` for an offloaded denoiser, and
-    for NaN in a cross-attention."""
+    """The bench; the model is unedited inside and as it was afterwards. Raises as `at_hand` does, and
+    `ModelError` for NaN in a cross-attention."""
     names = list(dict.fromkeys(["", *request.targets, *(config.template.replace("{}", t) for t in request.targets),
                                 *kept(request)]))  # fmt: skip
     encoded = backbone.encode(names)
-    unet = backbone.denoiser()
-    if hasattr(unet, "_hf_hook"):
-        raise ModelError("the pipeline is offloaded: call pipe.remove_all_hooks() and pipe.to(device), then fit")
+    unet = at_hand(backbone, "fit")
     denoise = Denoiser(unet, "model")
     texts = {name: row[None].to(denoise.device, denoise.dtype) for name, row in zip(names, encoded, strict=True)}
     with held(unet), unedited(unet):

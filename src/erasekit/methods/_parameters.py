@@ -1,13 +1,18 @@
-"""A method's parameters from text (`make_config(cls, {"ridge": "0.1"})`) and as text (`describe_config`)."""
+"""A method's parameters from text (`make_config(cls, {"ridge": "0.1"})`), as text (`describe_config`), and as an edit's
+file says them (`recorded`)."""
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, ClassVar, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from erasekit.errors import UsageError
+
+LocalPath = Annotated[str, "a file or folder of this machine"]
+"""The type of a parameter that names a file or folder; among other texts, one that begins with @ names a file."""
 
 
 class Configured(Protocol):
@@ -41,6 +46,27 @@ def describe_config(cls: type[Configured]) -> dict[str, dict[str, Any]]:
         }
         for field in fields(cls.Config)
     }
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """The parameters as an edit's file says them, tuples as lists: of files and folders the names, and not where they are on
+    this machine."""
+    kinds = get_type_hints(type(config), include_extras=True)
+    return {key: _without_place(value, local=_is_local(kinds[key])) for key, value in asdict(config).items()}
+
+
+def _is_local(kind: Any) -> bool:
+    return kind == LocalPath or any(_is_local(option) for option in _options(kind) if option is not kind)
+
+
+def _without_place(value: Any, *, local: bool) -> Any:
+    if isinstance(value, tuple):
+        return [_without_place(one, local=local) for one in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if value.startswith("@"):
+        return "@" + _without_place(value[1:], local=True)
+    return Path(value).absolute().name if local else value
 
 
 def _parse(method: str, key: str, value: object, kind: Any) -> object:

@@ -34,7 +34,7 @@ loss, in the same pass. Choosing paraphrases of a memorised caption with a copy 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -44,7 +44,7 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import UsageError
-from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
+from erasekit.methods import LocalPath, Preset, Progress, check_choice, check_family, check_range, recorded
 from erasekit.methods._ac_batch import Batch, augmenting, draw
 from erasekit.methods._ac_run import Run, opened_run
 from erasekit.methods._ac_students import VARIANTS, written
@@ -82,11 +82,11 @@ class ACConfig(TrainingConfig):
     """Who predicts for the anchor: student (as it is now, the paper) or frozen (the model as it was)."""
     regulariser: float = 0.0
     """Weight of the denoising loss on the anchor's own captions (the released codes: 0.2 or 1, where it is on)."""
-    prompts: str = ""
+    prompts: LocalPath = ""
     """A text file of anchor captions, one a line, "{}" or the anchor's word in the concept's place; empty: built-in."""
     images: int = 1000
     """Images of each anchor; of these the model draws the ones that the steps will need."""
-    folder: str = ""
+    folder: LocalPath = ""
     """A folder of anchor images instead, each with its caption in a text file of the same name; empty: draw them."""
     guidance: float = 6.0
     """Classifier-free guidance of the images' sampling."""
@@ -163,7 +163,7 @@ class AC:
                                 progress=progress or silent, data=run.data)  # fmt: skip
             ops, records = written(bench)
             residual, moved, drift = run.measure()
-            return finish(bench, ops, records, curve, method=self.name, parameters=_parameters(config), residual=residual,
+            return finish(bench, ops, records, curve, method=self.name, parameters=recorded(config), residual=residual,
                           drift=drift, warnings=run.warnings(moved), numbers={"anchor_drift": moved})  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: ACConfig) -> Plan:
@@ -193,10 +193,3 @@ def loss(run: Run, batch: Batch) -> Tensor:
         if anchor:
             value = value + config.regulariser * losses.squared_error(anchor[0], batch.truth, batch.mask)
         return value
-
-
-def _parameters(config: ACConfig) -> dict[str, object]:
-    """What the edit's file says: names of files, and not where they are on this machine."""
-    found: dict[str, object] = asdict(config)
-    found.update(prompts=Path(config.prompts).name, folder=Path(config.folder).name)
-    return found

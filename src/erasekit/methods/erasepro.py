@@ -22,7 +22,6 @@ self-check: C in `solvers` becomes its second moment.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import ClassVar
 
 import torch
@@ -31,7 +30,7 @@ from erasekit.backbones.base import Backbone, Site, Tokens
 from erasekit.concept import EraseRequest
 from erasekit.edit import Base, Edit, library_versions
 from erasekit.errors import InfeasibleError
-from erasekit.methods import Preset, Progress, check_family
+from erasekit.methods import Preset, Progress, check_family, recorded
 from erasekit.methods._align import Walk
 from erasekit.methods._captions import GENERIC, described, written_out
 from erasekit.methods._check import fingerprints, require_exact, require_finite, summary
@@ -104,8 +103,7 @@ class ErasePro:
             ops=tuple(walk.ops),
             base=Base(backbone.model_id, backbone.family, fingerprints(backbone, edited)),
             method=self.name,
-            parameters=asdict(config)
-            | {"tolerance": config.tau, "templates": list(config.templates), "captions": list(config.captions)},
+            parameters=recorded(config) | {"tolerance": config.tau},
             targets=request.targets,
             anchors=request.anchors,
             retain=request.retain,

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -46,7 +46,7 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import UsageError
-from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
+from erasekit.methods import LocalPath, Preset, Progress, check_choice, check_family, check_range, recorded
 from erasekit.methods._cross import silent
 from erasekit.methods._esd_images import Memorised, memorised
 from erasekit.training import losses
@@ -84,7 +84,7 @@ class ESDConfig(TrainingConfig):
     """S: the steps of a whole sampling run; each training step makes k of 0..S-1 of them."""
     sampler: str = "student"
     """Who draws the latents: student (the paper) or frozen (the authors' later code)."""
-    folder: str = ""
+    folder: LocalPath = ""
     """A folder of memorised images, noised in place of latents that are drawn: the target is their caption; empty: none."""
 
     def __post_init__(self) -> None:
@@ -138,11 +138,7 @@ class ESD:
             ops = settle(bench.student)
             residual, drift = measure(bench, config, memory)
             idle = ["esd does not hold on to what is retained: its drift is measured, nothing keeps it small"]
-            said: dict[str, object] = {
-                **asdict(config),
-                "folder": Path(config.folder).name,
-            }  # not where it is on this machine
-            return finish(bench, ops, changes(bench, ops), curve, method=self.name, parameters=said,
+            return finish(bench, ops, changes(bench, ops), curve, method=self.name, parameters=recorded(config),
                           residual=residual, drift=drift, warnings=idle * bool(request.retain))  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: ESDConfig) -> Plan:

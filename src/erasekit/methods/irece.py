@@ -23,7 +23,7 @@ leave it out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -34,7 +34,7 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import Base, Edit, Guidance, library_versions
 from erasekit.errors import InfeasibleError, UsageError
 from erasekit.guidances.irece import FEATURES, THRESHOLDS, VARIANTS
-from erasekit.methods import Preset, Progress, check_choice, check_family, check_range
+from erasekit.methods import LocalPath, Preset, Progress, check_choice, check_family, check_range, recorded
 from erasekit.methods._cross import silent
 from erasekit.methods._irece_gate import Bench, calibrated, measured, opened, tokens
 
@@ -70,7 +70,7 @@ class IRECEConfig:
     """Classifier-free guidance of the latents that are calibrated on."""
     sampling_steps: int = 30
     """DDIM steps of a whole trajectory of these."""
-    on: str = ""
+    on: LocalPath = ""
     """An edit's file for the same model: what is written then holds both."""
 
     def __post_init__(self) -> None:
@@ -129,7 +129,7 @@ class IRECE:
                                       f"{config.margin:g}), or set gate=off")  # fmt: skip
             base = Base(backbone.model_id, backbone.family, bench.prints)
             edit = Edit(
-                (op,), base, self.name, parameters=asdict(config), targets=request.targets, anchors=request.anchors,
+                (op,), base, self.name, parameters=recorded(config), targets=request.targets, anchors=request.anchors,
                 retain=request.retain, seed=request.seed, versions=library_versions(), self_check=check,
             )  # fmt: skip
         return edit if below is None else below + edit

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,11 +46,12 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import UsageError
-from erasekit.methods import Preset, Progress, _mace_fusion, check_choice, check_family, check_range
+from erasekit.methods import LocalPath, Preset, Progress, check_choice, check_family, check_range, recorded
 from erasekit.methods._check import largest_drift
 from erasekit.methods._cross import silent
 from erasekit.methods._mace_concept import Concept, sources
 from erasekit.methods._mace_edit import measure, some, warnings
+from erasekit.methods._mace_fusion import Fusion
 from erasekit.methods._mace_loss import timesteps, trained
 from erasekit.methods._templates import TEMPLATES, fill, prompt_pairs
 from erasekit.methods.mace_refine import MACERefine, MACERefineConfig, Refinement, refine
@@ -110,9 +111,9 @@ class MACEConfig(TrainingConfig, MACERefineConfig):
     """Where attention is suppressed: attention (where the model attends to the concept) or whole (everywhere)."""
     threshold: float = 0.3
     """What counts as the concept: this far from the coldest to the hottest place of the attention map."""
-    images: str | None = None
+    images: LocalPath | None = None
     """A folder of your own pictures instead of drawn ones; with several targets one folder for each in it."""
-    masks: str | None = None
+    masks: LocalPath | None = None
     """A folder of black and white PNGs, white the concept, of your pictures' names; none: from the attention."""
 
     def __post_init__(self) -> None:
@@ -171,7 +172,7 @@ class MACE:
         ready(backbone)  # before the closed form's minutes
         files = sources(config, request)
         found = _refined(backbone, request, config, progress)
-        fusion = _mace_fusion.Fusion(found)
+        fusion = Fusion(found)
         with _bench(backbone, request, config, found) as bench:
             curve: list[float] = []
             notes: list[dict[str, Any]] = []
@@ -182,7 +183,7 @@ class MACE:
                 curve += losses
                 notes.append({"target": target, "loss": [losses[0], losses[-1]]} | concept.pictures().counts)
             ops, records, weights = fusion.solved(backbone, config, progress)
-            return finish(bench, ops, records, curve, method=self.name, parameters=asdict(config),
+            return finish(bench, ops, records, curve, method=self.name, parameters=recorded(config),
                           residual=measure(bench, config, ops), drift=largest_drift(records),
                           warnings=warnings(backbone, request, config, notes), students=len(request.targets),
                           numbers={"prior": found.kept.record, "fusion": weights, "concepts": notes})  # fmt: skip

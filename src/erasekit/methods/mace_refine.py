@@ -22,7 +22,7 @@ the anchor begins or ends with the same word; concepts are never processed in sl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +35,7 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Dense, Edit, LowRank
 from erasekit.errors import UsageError
-from erasekit.methods import Preset, Progress, _cross, _prior, check_choice, check_range
+from erasekit.methods import LocalPath, Preset, Progress, _cross, _prior, check_choice, check_range, recorded
 from erasekit.methods._features import PROBES
 from erasekit.methods._templates import TEMPLATES, Pair, encoded_pairs, fill, shared_of
 
@@ -52,7 +52,7 @@ class MACERefineConfig:
     """Weight of a retained prompt, in multiples of a caption's."""
     lamb: float = 0.0
     """Weight of the distance to the weights as they are."""
-    prior_file: str | None = None
+    prior_file: LocalPath | None = None
     """Captions, one a line, UTF-8; none: a few dozen built-in ones."""
     prior_count: float = _prior.COCO_CAPTIONS
     """How many captions their mean stands for: the number that the paper's scales were tuned with."""
@@ -140,7 +140,7 @@ class MACERefine:
         """
         idle = "" if config.weights.retained else "preserve_scale x preserve_weight"
         return _cross.fit(self, backbone, request, config, solve=refine, edit_sites=edit_sites,
-                          parameters=asdict(config), idle=idle, progress=progress)  # fmt: skip
+                          parameters=recorded(config), idle=idle, progress=progress)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,6 @@ and cosine in [S_0, S_1]. For every W_o (o, d) of the cross-attention's K and V
 with X the columns e, e + eta of all targets, Y their anchors' e_a, p the rows of the retained prompts. C^-1 knows
 nothing of W_o: one factorisation serves every matrix. Columns beyond 2d enter through their second moment.
 
-Drawn exactly, without rejection: for a cosine s, a distance r >= sqrt(1 - s^2) and a random unit vector u orthogonal
-to e, `e' = q (s e + |e| sqrt(1 - s^2) u)` with `q = s +- sqrt(r^2 - (1 - s^2))`, both roots as likely.
-
 What is the paper's: the two sets, bounded by distance and cosine, one erased and one held, in a closed form. What is
 this project's reconstruction, since neither the values nor any code are public: the formula above, the shells'
 bounds, the numbers of points and all weights, b, g and lamb; that the rows behind the concept (end and padding) go
@@ -30,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from erasekit import solvers
@@ -41,6 +38,7 @@ from erasekit.errors import UsageError
 from erasekit.methods import Preset, Progress, _cross, check_choice, check_family, check_range
 from erasekit.methods._features import PROBES, last_subject, spread
 from erasekit.methods._retained import held_back
+from erasekit.methods._shells import check_bounds, draw
 from erasekit.methods.uce import UCEConfig
 from erasekit.methods.uce_text import _compressed, gather_pairs, gather_retained
 
@@ -73,8 +71,8 @@ class RealEraTextConfig:
         for name in ("beyond_scale", "prior_scale"):
             check_range(name, getattr(self, name), high=1e12)
         check_range("lamb", self.lamb, low=1e-12, high=1e12)
-        _check_bounds("distances", self.distances, 10.0)
-        _check_bounds("cosines", self.cosines, 1.0)
+        check_bounds("distances", self.distances, 10.0)
+        check_bounds("cosines", self.cosines, 1.0)
         for who, far, s in (("neighbours", self.distances[1], self.cosines[1]),
                             ("outsiders", self.distances[2], self.cosines[0])):  # fmt: skip
             if far * far < (1 - s) * (1 + s):
@@ -137,49 +135,6 @@ class RealEraText:
                              records=records, warnings=held)  # fmt: skip
         worst = {key: max(record[key] for record in records) for key in ("neighbours_left", "outsiders_moved")}
         return replace(edit, self_check=edit.self_check | worst)
-
-
-def place(
-    centre: Float[Tensor, " d"],
-    directions: Float[Tensor, "d k"],
-    cosine: Float[Tensor, " k"],
-    distance: Float[Tensor, " k"],
-    longer: Bool[Tensor, " k"],
-) -> Float[Tensor, "d k"]:
-    """Points at exactly these cosines to `centre` and distances from it, the latter in units of its norm.
-
-    `directions` are made orthogonal to the centre; `longer` chooses the root q (the shorter point is taken only
-    where it does not vanish or turn its sign). Raises ValueError where distance < sqrt(1 - cosine^2).
-    """
-    size = centre.norm()
-    unit = (centre / size)[:, None]
-    for _ in range(2):  # the second pass removes what rounding left
-        directions = directions - unit * (unit * directions).sum(0)
-    aside = (1 - cosine) * (1 + cosine)
-    room = distance.square() - aside
-    if bool((room < -1e-12).any()):
-        raise ValueError("a distance is below sqrt(1 - cosine^2): no point is there")
-    root = room.clamp_min(0).sqrt()
-    length = torch.where(longer | (cosine - root < 1e-6), cosine + root, cosine - root)
-    return size * length * (cosine * unit + aside.sqrt() * directions / directions.norm(dim=0))
-
-
-def draw(
-    centre: Float[Tensor, " d"],
-    count: int,
-    *,
-    distance: tuple[float, float],
-    cosine: tuple[float, float],
-    generator: torch.Generator,
-) -> Float[Tensor, "d count"]:
-    """`count` random points around `centre` (float64) with both constraints met: cosine uniform in its bounds, then
-    distance uniform in what is left of its own. Nothing is rejected."""
-    options: dict[str, Any] = {"dtype": torch.float64, "generator": generator}
-    s = cosine[0] + (cosine[1] - cosine[0]) * torch.rand(count, **options)
-    least = ((1 - s) * (1 + s)).sqrt().clamp_min(distance[0])
-    r = least + (distance[1] - least) * torch.rand(count, **options)
-    longer = torch.rand(count, **options) < 0.5
-    return place(centre, torch.randn(len(centre), count, **options), s, r, longer)
 
 
 def mine(backbone: Backbone, request: EraseRequest, config: RealEraTextConfig, *, progress: Progress) -> Mined:
@@ -248,8 +203,3 @@ def _ratio(part: Tensor, whole: Tensor) -> float:
 def _joined(pairs: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
     x, y = (torch.cat(side, 1) for side in zip(*pairs, strict=True))
     return x, y
-
-
-def _check_bounds(name: str, values: tuple[float, ...], high: float) -> None:
-    if len(values) != 3 or not 0 <= values[0] <= values[1] <= values[2] <= high:
-        raise UsageError(f"{name} must be three ascending numbers between 0 and {high:g}, not {values!r}")

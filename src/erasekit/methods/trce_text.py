@@ -22,7 +22,7 @@ float64, Cholesky; `eps`; a target that is named twice is refused (the released 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +35,7 @@ from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Dense, Edit, LowRank
 from erasekit.errors import UsageError
-from erasekit.methods import Preset, Progress, _cross, _prior, check_choice, check_range
+from erasekit.methods import LocalPath, Preset, Progress, _cross, _prior, check_choice, check_range, recorded
 from erasekit.methods._features import spread
 from erasekit.methods._templates import TEMPLATES, Pair, encoded_pairs, fill
 
@@ -56,7 +56,7 @@ class TRCETextConfig:
     """The sentences around target and anchor: prompt (15), object or style (30 each), or none (bare)."""
     variant: str = "paper"
     """paper (positions of tokens, eta once) or released (positions counted in words, eta squared)."""
-    prior_file: str | None = None
+    prior_file: LocalPath | None = None
     """Captions, one a line, UTF-8; none: a few dozen built-in ones."""
     prior_count: float = _prior.COCO_CAPTIONS
     """How many captions their mean stands for, before the division by 3e4."""
@@ -123,10 +123,9 @@ class TRCEText:
         Raises `UsageError` for a family or a prior file that cannot be taken, or a prompt that is too long;
         `InfeasibleError` for an edit that would change nothing. The self-check's `prior` has the effective weights.
         """
-        parameters: dict[str, object] = {**asdict(config), "rows": list(config.rows)}
         idle = "" if config.retain_weight else "retain_weight"
         return _cross.fit(self, backbone, request, config, solve=map_ends, edit_sites=edit_sites,
-                          parameters=parameters, idle=idle, progress=progress)  # fmt: skip
+                          parameters=recorded(config), idle=idle, progress=progress)  # fmt: skip
 
 
 @dataclass(frozen=True)

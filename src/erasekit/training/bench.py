@@ -21,7 +21,7 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import fingerprint
 from erasekit.errors import EditError, ModelError
 from erasekit.fingerprint import bytes_sha256, stored_sha256
-from erasekit.layers import unedited
+from erasekit.layers import compiled_inside, unedited
 from erasekit.methods import Progress
 from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.latents import Schedule, partly_denoised
@@ -121,12 +121,21 @@ class Bench(Generic[T]):
         return hashlib.sha256(document.encode()).hexdigest()
 
 
-def ready(backbone: Backbone) -> Any:
-    """The denoiser, to be trained on as it is. Raises `ModelError` for an offloaded one, `EditError` where the code of an
-    edit stands beside it: that is no part of the weights that a new edit would record."""
+def at_hand(backbone: Backbone, then: str) -> Any:
+    """The denoiser, which runs what is put on its modules; `ModelError`, telling how to `then` go on, for one that is
+    offloaded or compiled in place."""
     unet = backbone.denoiser()
     if hasattr(unet, "_hf_hook"):
-        raise ModelError("the pipeline is offloaded: call pipe.remove_all_hooks() and pipe.to(device), then train")
+        raise ModelError(f"the pipeline is offloaded: call pipe.remove_all_hooks() and pipe.to(device), then {then}")
+    if compiled_inside(unet):
+        raise ModelError(f"the unet is compiled in place: load the pipeline again, {then}, and only then compile it")
+    return unet
+
+
+def ready(backbone: Backbone) -> Any:
+    """The denoiser, to be trained on as it is. Raises as `at_hand` does, and `EditError` where the code of an edit stands
+    beside it: that is no part of the weights that a new edit would record."""
+    unet = at_hand(backbone, "train")
     if beside(unet):
         raise EditError("an edit that acts by code is applied to this pipeline: remove it, then train")
     return unet

@@ -104,14 +104,15 @@ def digest(paths: Sequence[Path]) -> str:
 
 
 def pixels(picture: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """The picture in [-1, 1], cropped from its centre and resized; `UsageError` naming one that cannot be read."""
+    """The picture, upright, in [-1, 1], cropped from its centre and resized; `UsageError` naming one that cannot be read."""
     from io import BytesIO
 
     import numpy
     from PIL import Image, ImageOps
 
     try:
-        image = Image.open(BytesIO(_bytes(picture))).convert("RGB")
+        # Upright, as pictures are shown: cameras write how they were held.
+        image = ImageOps.exif_transpose(Image.open(BytesIO(_bytes(picture)))).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(
             f"the image {picture} cannot be read: it is damaged or no image; replace or delete it"

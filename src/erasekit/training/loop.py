@@ -179,6 +179,6 @@ def memory_line(config: TrainingConfig) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        remedy = f"lower batch (now {config.batch}) and raise accumulate" if config.batch > 1 else "train fewer weights"
-        first = "" if config.recompute else "set recompute=true, "
-        raise TrainingError(f"the GPU's memory is full: {first}{remedy}, or free memory of other programs") from error
+        raise TrainingError(
+            f"the GPU's memory is full: {config.lighter()}, or free memory of other programs"
+        ) from error

@@ -107,7 +107,7 @@ def _fitted(path: Path, image: Path, size: tuple[int, int]) -> Bool[Tensor, "H W
 
     try:
         with Image.open(path) as found, Image.open(image) as whole:
-            # Upright, as pictures are shown and read: cameras write how they were held.
+            # Upright, as `images.pixels` reads pictures.
             mask, own = ImageOps.exif_transpose(found).convert("L"), ImageOps.exif_transpose(whole).size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"the mask {path} cannot be read: it is damaged or no image; replace it") from error

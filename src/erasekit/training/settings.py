@@ -43,6 +43,13 @@ class TrainingConfig:
         check_range("ema", self.ema, high=0.999999)
         check_choice("precision", self.precision, ("model", "bfloat16"))
 
+    def lighter(self) -> str:
+        """What asks for less memory than these parameters, in words for whoever has none left."""
+        first = "" if self.recompute else "set recompute=true, "
+        return first + (
+            f"lower batch (now {self.batch}) and raise accumulate" if self.batch > 1 else "train fewer weights"
+        )
+
     def decisive(self) -> dict[str, Any]:
         """The parameters that decide the result: what a checkpoint must agree in."""
         return {name: value for name, value in asdict(self).items() if name != "save_every"}

@@ -1,13 +1,14 @@
 """What IRECE costs and what it brings, over where, how wide and how strongly it disturbs.
 
     python benchmarks/irece_cost.py --estimate            # how many passes of the denoiser, about how long
-    python benchmarks/irece_cost.py [--target cat] [--anchor dog] [--images 16] [--full] [--out irece_cost.json]
+    python benchmarks/irece_cost.py [--target cat] [--anchor dog] [--images 16] [--full] [--out irece_cost.json] [--docs]
 
 One edit of the target (`--method`, or `--edit FILE`) is on throughout, IRECE above it or not. For each setting:
 
 - seconds a picture, with and without, of the same prompts, seeds and batches;
 - what it does to pictures of other things: the mean absolute difference of their pixels (0..1), how often the judge
-  still finds what was asked for, and how many of them changed at all (in the others the gate stayed shut);
+  still finds what was asked for, their CLIP score with their prompts (by emoji-clip), and how many of them changed at
+  all (in the others the gate stayed shut);
 - whether the target comes back by white-box inversion: the unedited model's pictures of it, inverted by the edited model
   under the empty prompt at guidance 1, and made again from that noise, defended or not.
 
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from irece_page import PAGE, clip_score, rewrite_page, table
 from torch import Tensor
 
 from erasekit.attach import attach
@@ -80,6 +82,8 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="every t* with every tau and rho")
     parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--docs", action="store_true", help="rewrite the numbers of docs/irece.md")
+    parser.add_argument("--page", type=Path, default=PAGE, help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
@@ -146,6 +150,7 @@ class Measure:
                  for word, image, case in zip(self.words, drawn, self.cases, strict=True)]  # fmt: skip
         shown = [seen.hit for seen in self.victim.look(self.sources, back)]
         return {"seconds": seconds, "difference": float(apart.mean()), "changed": share((apart > 0).tolist()),
+                "clip": clip_score(pixels, [case.prompt for case in self.cases]),
                 "right": share(right), "target": share(shown)}  # fmt: skip
 
     def again(self) -> list[Any]:
@@ -169,16 +174,6 @@ def share(hits: Sequence[bool]) -> dict[str, float]:
     return {"hits": found.hits, "of": found.trials, "low": found.interval[0], "high": found.interval[1]}
 
 
-def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    lines = ["| | s a picture | pixels of others | changed | asked for and found | target back by inversion |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
-    for name, found in rows:
-        rates = [f"{r['hits']}/{r['of']} ({r['low']:.0%}–{r['high']:.0%})"
-                 for r in (found[key] for key in ("changed", "right", "target"))]  # fmt: skip
-        lines.append(f"| {name} | {found['seconds']:.3f} | {found['difference']:.4f} | {' | '.join(rates)} |")
-    return "\n".join(lines)
-
-
 def sweep(victim: Victim, fitted: Guidance, args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     """The undefended line, then one for each setting, printed and kept in `--out` as they come."""
     with victim:
@@ -192,10 +187,14 @@ def sweep(victim: Victim, fitted: Guidance, args: argparse.Namespace) -> list[tu
     return rows
 
 
+def results(rows: Sequence[tuple[str, dict[str, Any]]], args: argparse.Namespace) -> dict[str, Any]:
+    return {"settings": {key: str(value) for key, value in vars(args).items()}, "rows": dict(rows)}
+
+
 def keep(rows: Sequence[tuple[str, dict[str, Any]]], args: argparse.Namespace) -> None:
     """Writes what was measured so far."""
     if args.out:
-        found = {"settings": {key: str(value) for key, value in vars(args).items()}, "rows": dict(rows)}
+        found = results(rows, args)
         write_whole(args.out, (json.dumps(found, indent=1) + "\n").encode())
 
 
@@ -221,7 +220,10 @@ def main() -> None:
     fitted = erasekit.erase(pipe, args.target, method="irece", retain=args.controls, at=sorted(set(args.at)),
                             variant=args.variant, gate=args.gate, guidance=how.guidance,
                             sampling_steps=how.steps)  # fmt: skip
-    print(table(sweep(victim, fitted.ops[0], args)))
+    rows = sweep(victim, fitted.ops[0], args)
+    print(table(rows))
+    if args.docs:
+        rewrite_page(results(rows, args), args.page)
 
 
 def estimate(victim: Victim, count: int, points: int) -> str:

@@ -15,10 +15,12 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import attack_page  # noqa: E402
 import attack_table  # noqa: E402
 
 from erasekit import attacks, models  # noqa: E402
 from erasekit.attacks import Case, Outcome, standard  # noqa: E402
+from erasekit.attacks._weak import Strength as Chosen  # noqa: E402
 from erasekit.attacks.ladder import Climbed, Ladder, Rung  # noqa: E402
 from erasekit.attacks.victim import Sampling  # noqa: E402
 from erasekit.errors import UsageError  # noqa: E402
@@ -34,7 +36,8 @@ class Strength:
 
 
 class Fake:
-    """Brings out every second case of an edit whose first factor is smaller than `below`, and of what is no edit."""
+    """Brings out every second case of an edit whose first factor is smaller than `below`, and of what is no edit; a case of
+    seed 2 of these shows the target without it."""
 
     name, title, paper, access, families, Config = "fake", "Fake", "", ("prompts",), ("sd1",), Strength
 
@@ -46,7 +49,8 @@ class Fake:
 
     @staticmethod
     def one(case: Case, weak: bool, image) -> Outcome:
-        return Outcome(case, "success" if weak and case.seed % 2 == 0 else "failure", 0.5, image)
+        shown = "skipped" if case.seed == 2 else "success"
+        return Outcome(case, shown if weak and case.seed % 2 == 0 else "failure", 0.5, image)
 
 
 class Judge:
@@ -61,7 +65,8 @@ def world(monkeypatch, tmp_path: Path):
     size = float(strong.ops[0].up.norm())
     strong.save(tmp_path / "erasepro.safetensors")
     (3 * strong).save(tmp_path / "uce.safetensors")
-    rungs = (Rung("plain", "fake", {"below": 0.9 * size}), Rung("apart", "fake", {"below": 2 * size}, counts=False))
+    rungs = (Rung("plain", "fake", {"below": 0.9 * size}), Rung("again", "fake", {"below": 0.8 * size}),
+             Rung("apart", "fake", {"below": 2 * size}, counts=False))  # fmt: skip
     monkeypatch.setitem(attacks.ATTACKS, "fake", f"{__name__}:Fake")
     monkeypatch.setitem(attack_table.LADDERS, "standard", Ladder("test@1", rungs))
     monkeypatch.setattr(attack_table, "setup", lambda args: attack_table.Setup(pipe, Judge(), Sampling(1, 3.0, 4)))
@@ -70,28 +75,70 @@ def world(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(models, "resolve", lambda name: Path(name))
     monkeypatch.setattr(models, "load", lambda name: tiny.sd1(seed=1))
     monkeypatch.setattr(attack_table.checks, "shown", lambda known, cases, *rest, **more: cases[:3])
+    monkeypatch.setattr(attack_table.checks, "strength", lambda *given, **more: Chosen(0.3, 5, 9))
     return tmp_path
 
 
 def test_the_table_is_made_kept_and_put_into_its_page(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = world / "table.md"
     page.write_text((ROOT / "docs/attacks/table.md").read_text())
-    command = ["--cases", "4", "--never", "cat=somewhere", "--docs", "--page", str(page), "--out", str(world / "out")]
-    attack_table.main(command)
+    command = ["--cases", "4", "--never", "cat=somewhere", "--methods", "erasepro", "uce", "--out", str(world / "out")]
+    docs = ["--docs", "--page", str(page), "--results", str(world / "kept.json")]
+    attack_table.main([*command, *docs])
     text = page.read_text()
-    assert "| attack | erasepro | uce | erasepro × 0.3 | never knew |" in text and "Not measured" not in text
-    some, weak = "2/4, 50% (15–85)", "2/3, 67% (21–94)"  # the unedited model shows three of the four
-    assert f"| plain | 0/4, 0% (0–49) | 0/4, 0% (0–49) | {weak} | {some} |" in text
-    assert f"| apart (apart) | {some} | 0/4, 0% (0–49) | {weak} | {some} |" in text
-    assert f"| worst case of those that count | 0/4, 0% (0–49) | 0/4, 0% (0–49) | {weak} | {some} |" in text
-    assert "The weak edit is tried in those that the unedited model shows." in text
-    assert len(RUNS) == 8 and text.count("<!-- end table -->") == 1 and text.rstrip() in text
-    kept = json.loads((world / "out/table.json").read_text())
-    assert kept[0]["shares"]["never knew"] == {"hits": 2, "trials": 4} and "erasepro, cat: done" in capsys.readouterr().out
-    attack_table.main(command)
-    assert len(RUNS) == 8 and page.read_text() == text  # nothing was run again
-    attack_table.main([*command[:4], "--only", "plain", "--out", str(world / "out")])
-    assert len(RUNS) == 12 and page.read_text() == text  # in folders of its own
+    assert "| attack | erasepro | uce | advunlearn | weak erasepro | never knew |" in text and "Not measured" not in text
+    nothing, some, weak = "0/4, 0% (0–49)", "2/4 [1], 50% (15–85)", "2/3 [1], 67% (21–94)"  # three of four on the weak one
+    assert f"| plain | {nothing} | {nothing} | – | {weak} | {some} |" in text
+    assert f"| again | {nothing} | {nothing} | – | {weak} | {some} |" in text, "tried on all cases, not on what plain left"
+    assert f"| apart (apart) | {some} | {nothing} | – | {weak} | {some} |" in text
+    whole = [cell.replace(" [1]", "") for cell in (weak, some)]
+    assert f"| worst case of those that count | {nothing} | {nothing} | – | {' | '.join(whole)} |" in text
+    assert "The weak edit is tried in those that the unedited model shows." in text.replace("\n", " ")
+    assert "- weak erasepro, cat: 0.3 times the edit, which leaves 5 of 9 cases to bring back\n" in text
+    missed = "missed (2 of 3, under 90%: its failures elsewhere prove nothing; never knew:"
+    assert all(f"- {rung} on the weak edit: {missed} {some})" in text for rung in ("plain", "again", "apart"))
+    assert len(RUNS) == 12 and text.count("<!-- end table -->") == 1 and "erasepro, cat: done" in capsys.readouterr().out
+    kept = (world / "kept.json").read_bytes()
+    assert json.loads(kept)["rows"][0]["shares"]["never knew"] == {"hits": 2, "trials": 4}
+    assert kept == (world / "out/table.json").read_bytes()
+    attack_table.main([*command, *docs])
+    assert len(RUNS) == 12 and page.read_text() == text  # nothing was run again
+    attack_table.main([*command, "--only", "plain"])
+    assert len(RUNS) == 16 and page.read_text() == text  # in folders of its own
+    page.write_text((ROOT / "docs/attacks/table.md").read_text())
+    attack_table.main(["--reprint", *docs[1:]])
+    assert len(RUNS) == 16 and page.read_text() == text
+    with pytest.raises(UsageError, match="is not there: measure with --docs first"):
+        attack_table.main(["--reprint", "--results", str(world / "none.json")])
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    page = (ROOT / "docs/attacks/table.md").read_text()
+    kept = attack_table.RESULTS
+    said = attack_page.text(json.loads(kept.read_text())) if kept.exists() else attack_page.UNMEASURED
+    assert f"<!-- begin table -->\n{said.strip()}\n<!-- end table -->" in page
+
+
+@pytest.mark.parametrize(("share", "without", "says"), [
+    ((9, 10), 4, "met (9 of 10, 4 of them without an attack)"), ((8, 10), 0, "missed (8 of 10, under 90%"),
+    ((5, 5), 5, "untested (all 5 show the target without an attack)"), ((0, 0), 0, "untested (no case)")])  # fmt: skip
+def test_an_attack_on_the_weak_edit_is_met_missed_or_untested(share, without: int, says: str) -> None:
+    line = {"rung": "p4d", "shares": {"weak erasepro": dict(zip(("hits", "trials"), share, strict=True))},
+            "unattacked": {"weak erasepro": without}}  # fmt: skip
+    assert attack_page.verdicts([line])[0].startswith(f"p4d on the weak edit: {says}")
+
+
+def test_methods_that_train_are_fitted_by_the_one_rule(monkeypatch, tmp_path: Path) -> None:
+    asked = []
+    monkeypatch.setattr(models, "resolve", lambda name: Path(name))
+    monkeypatch.setattr(arms, "model_sha256", lambda folder: "")
+    monkeypatch.setattr(arms, "load_edits", lambda plan, *rest: asked.append(plan.edits[0]) or [arms])
+    monkeypatch.setattr(arms, "file", tmp_path, raising=False)
+    args = attack_table.options([])
+    for method in args.methods:
+        attack_table.fitted(args, method, "cat")
+    assert [entry.method for entry in asked] == ["erasepro", "uce", "esd:object"]
+    assert [entry.parameters for entry in asked] == [{}, {}, attack_table.trained_rule.Rule().parameters("esd:object")]
 
 
 def test_the_weak_edit_is_tried_where_the_unedited_model_shows_the_target(world: Path, monkeypatch) -> None:
@@ -105,7 +152,7 @@ def test_the_weak_edit_is_tried_where_the_unedited_model_shows_the_target(world:
     monkeypatch.setattr(attack_table.checks, "shown", shown)
     shares = {one.name: attack_table.run(args, made, one, attack_table.chosen(args))[1].trials
               for one in attack_table.subjects(args, made, "cat")}  # fmt: skip
-    assert shares == {"uce": 4, "erasepro × 0.3": 0}
+    assert shares == {"uce": 4, "weak erasepro": 0}
     assert asked == [(None, True, [0, 1, 2, 3], world / "out")]
 
 
@@ -114,7 +161,7 @@ def test_edits_that_come_as_files_have_columns_where_they_have_the_target(world:
     assert attack_table.columns(args, "cat") == ["uce", "esd-x"] and attack_table.columns(args, "dog") == ["uce"]
     with pytest.raises(UsageError, match="give --edit NAME=FILE"):
         attack_table.columns(attack_table.options(["--edit", "esd-x"]), "cat")
-    with pytest.raises(UsageError, match="has no rung 'x': use one of plain, apart"):
+    with pytest.raises(UsageError, match="has no rung 'x': use one of plain, again, apart"):
         attack_table.chosen(attack_table.options(["--only", "x"]))
 
 
@@ -123,12 +170,12 @@ def test_targets_are_pooled(world: Path) -> None:
     rungs, made = attack_table.chosen(args), attack_table.setup(args)
     runs = {"uce": [attack_table.run(args, made, one, rungs) for target in ("cat", "dog")
                     for one in attack_table.subjects(args, made, target) if one.name == "uce"]}  # fmt: skip
-    assert [line["shares"]["uce"].trials for line in attack_table.rows(runs, rungs)] == [8, 8, 8]
+    assert [line["shares"]["uce"]["trials"] for line in attack_page.rows(runs, rungs)] == [8] * 4
 
 
 def test_what_could_not_be_run_is_said_once_for_each_column() -> None:
     runs = [((Climbed(Rung("x", "fake"), (), "give pictures"), Climbed(Rung("y", "fake"), ())), Share(0, 0))] * 2
-    assert attack_table.skipped({"uce": runs}) == ["uce: x could not be run and counts nowhere: give pictures"]
+    assert attack_page.skipped({"uce": runs}) == ["uce: x could not be run and counts nowhere: give pictures"]
 
 
 def test_the_estimate_runs_nothing(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,4 +183,4 @@ def test_the_estimate_runs_nothing(monkeypatch, capsys: pytest.CaptureFixture[st
     attack_table.main(["--estimate"])
     said = capsys.readouterr().out
     assert "p4d: 9300 passes, 2100 with gradients" in said and "as long as 104020 passes, at most about 16 min" in said
-    assert "3 of them: 0.8 h" in said and len(standard.STANDARD.rungs) + 1 == len(said.splitlines())
+    assert "4 of them: 1.1 h" in said and len(standard.STANDARD.rungs) + 1 == len(said.splitlines())

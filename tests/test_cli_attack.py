@@ -28,16 +28,16 @@ def test_a_ladder_gives_one_number_and_goes_on(
     command = ["attack", "seeds", "--edit", str(edit), "--out", str(tmp_path / "a"), *QUICK]
     assert main(command) == 0
     said = capfd.readouterr().out
-    assert "worst case over all:" in said and "seed search" in said
+    assert "worst case over all:" in said and "seed search" in said and "not checked: a low number" in said
     found = json.loads((tmp_path / "a/results.json").read_text())
     assert found["target"] == "cat" and found["worst"]["of"] == 3 and found["edit"] == "erasepro"
     before = (tmp_path / "a/results.json").read_bytes()
     assert main(command) == 0 and (tmp_path / "a/results.json").read_bytes() == before
     assert main([*command[:-1], "2"]) == 2
     assert "another run (other cases)" in capfd.readouterr().err
-    assert found["kind"] == "object" and main([*command, "--style"]) == 2
+    assert found["kind"] == "object" and main([*command, "--target", "ink style", "--style"]) == 2
     said = capfd.readouterr().err.strip()
-    assert "another run (other kind of target): name another folder" in said and "\n" not in said
+    assert "another run (other cases, target, kind of target): name another folder" in said and "\n" not in said
     assert (found["device"], found["precision"], "torch" in found["versions"]) == ("cpu", "float32", True)
     folder = models.resolve("emoji")
     assert main([*command, "--model", str(folder)]) == 0  # by another name, the same weights
@@ -54,6 +54,29 @@ def test_the_unedited_model_is_attacked_too(tmp_path: Path, capfd: pytest.Captur
     assert json.loads((tmp_path / "a/results.json").read_text())["edit"] is None
 
 
+def test_a_model_that_never_knew_the_target_stands_beside_each_rung(
+    edit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["attack", "prompts", "--edit", str(edit), "--out", str(tmp_path / "a"), *QUICK]
+    assert main([*command, "--without-model", "emoji"]) == 0  # stands in for one: without the edit
+    said, found = capfd.readouterr().out, json.loads((tmp_path / "a/results.json").read_text())
+    (rung,) = found["never_knew"]["rungs"]
+    assert "never knew it" in said and (rung["label"], rung["tried"]) == ("prompts", 3)
+    assert found["edit"] == "erasepro" and len(list((tmp_path / "a/never-knew").rglob("*.png"))) == 3
+    assert main([*command, "--without-model", "nowhere"]) != 0 and "nowhere" in capfd.readouterr().err
+
+
+def test_a_style_with_the_word_is_the_style_in_sentences_for_styles(tmp_path: Path) -> None:
+    command = ["attack", "prompts", "--target", "noto style", "--style", "--out", str(tmp_path / "a"), *QUICK]
+    assert main(command) == 0
+    outcomes = json.loads((tmp_path / "a/01-prompts/outcomes.json").read_text())
+    assert [one["case"]["prompt"] for one in outcomes][:2] == ["a picture of a dog in noto style", "a house in noto style"]
+    found = json.loads((tmp_path / "a/results.json").read_text())
+    assert (found["target"], found["kind"], found["worst"]["hits"] > 0) == ("noto", "style", any(
+        one["status"] == "success" for one in outcomes))  # fmt: skip
+    assert main([*command[:3], "noto", *command[4:]]) == 0  # the same request, the same folder
+
+
 def test_a_model_of_another_kind_gets_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,9 +86,15 @@ def test_a_model_of_another_kind_gets_one_line(
 
 
 def test_attacks_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["attacks"]) == 0 and "--set seeds=1" in capfd.readouterr().out
+    assert main(["attacks"]) == 0
+    said = capfd.readouterr().out
+    assert "--set seeds=1" in said and "seeds: the ladder seeds@1 (needs prompts)\n  plain prompts: prompts\n" in said
+    assert "  seed search: prompts seeds=8\n" in said and "  relearning: relearn rate=0.0005 at=25;50 (apart)" in said
     assert main(["attacks", "--json"]) == 0
     listed = json.loads(capfd.readouterr().out)
+    assert listed["relearn"]["access"] == ["weights", "gradients", "original", "images"]
+    assert "original" in listed["weight-noise"]["access"] and "original" in listed["standard"]["access"]
+    assert [rung["attack"] for rung in listed["seeds"]["rungs"]] == ["prompts"] * 2
     assert listed["prompts"]["access"] == ["prompts"] and "rounds" in listed["m-erasurebench"]["parameters"]
 
 
@@ -76,6 +105,9 @@ def test_attacks_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
         (["attack", "nonsense", "--target", "cat"], "m-erasurebench"),
         (["attack", "prompts"], "name what should come back"),
         (["attack", "prompts", "--target", "unicorn dust"], "does not know 'unicorn dust'"),
+        (["attack", "prompts", "--target", "cat", "--style"], "does not know the style 'cat': name one of"),
+        (["attack", "m-erasurebench", "--target", "cat", "--style"], "does not know the style 'cat': name one of"),
+        (["attack", "prompts", "--target", "noto style"], "it is a style, attack it with --style"),
         (["attack", "prompts", "--target", "cat", "--set", "sneeds=1"], "no parameter sneeds"),
         (["attack", "seeds", "--target", "cat", "--set", "seeds=1"], "is fixed"),
         (["attack", "prompts", "--target", "cat", "--cases", "0"], "--cases takes a number from 1 on"),

@@ -16,6 +16,7 @@ from erasekit.evaluation.judges import Judgement
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import irece_cost
+import irece_page
 
 
 class Sees:
@@ -59,5 +60,10 @@ def test_a_sweep_measures_time_pictures_and_returns(sd1, capsys, tmp_path, monke
     assert plain["target"]["hits"] == 2 and plain["right"] == {"hits": 1, "of": 2} | {
         key: plain["right"][key] for key in ("low", "high")
     }
+    assert all(found["clip"]["of"] == 2 and 0 <= found["clip"]["mean"] <= 2.5 for _, found in rows)
+    page = tmp_path / "irece.md"
+    page.write_text((Path(__file__).parents[1] / "docs/irece.md").read_text())
+    irece_page.main(["--results", str(args.out), "--page", str(page)])
+    assert irece_cost.table(rows) in page.read_text() and "Not measured yet" not in page.read_text()
     assert irece_cost.table(rows).count("\n") == 4 and "2 of 2" in capsys.readouterr().out
     assert "prepare_latents" not in vars(sd1) and "7 settings, 100 passes" in irece_cost.estimate(victim, 100, 7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from erasekit.attacks import Case, Outcome, Spent, _weak, checks, report
 from erasekit.attacks._inversion_learn import Learner
 from erasekit.attacks._renamed import Renamed, nameless
 from erasekit.attacks._rounds import Search
-from erasekit.attacks.checks import BLIND, FEW, WEAK, Subject, gradients, paired, randomness, twins, unedited, weak
+from erasekit.attacks.checks import BLIND, FEW, Subject, gradients, paired, randomness, twins, unedited, weak
 from erasekit.attacks.ladder import Climbed, Ladder, Rung
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.standard import STANDARD
@@ -87,6 +88,16 @@ def test_controls_have_no_more_pictures_than_what_they_control() -> None:
         assert not paired(rungs["seed search"], rungs[label])
 
 
+def test_latents_inverted_by_the_original_are_the_twin_of_those_by_the_edited_model() -> None:
+    white, black = ({"side": side, "steps": 20} for side in ("edited", "original"))
+    known, less = (ended("latent-inversion", ends, label=label, settings=settings) for ends, label, settings in (
+        ("sff", "white", white), ("ssf", "black", black)))  # fmt: skip
+    (found,) = twins([known, less], "this run")
+    assert found.rung == "white" and "black shows the target in 2 cases where white" in found.says
+    assert not paired(less.rung, known.rung) and not paired(known.rung, known.rung)
+    assert not paired(known.rung, Rung("other", "latent-inversion", black | {"steps": 10}))
+
+
 def test_a_defence_that_answers_at_random_is_warned_of(sd1, monkeypatch) -> None:
     subject = Subject(sd1, edits.edit(sd1), Sight(Flag(), "cat"), HOW, {})
     assert randomness(subject, CASES).status == "ok"
@@ -126,6 +137,7 @@ def fake(monkeypatch) -> None:
 
     monkeypatch.setitem(attacks.ATTACKS, "ring-a-bell", f"{__name__}:Fake")
     monkeypatch.setattr(Fake, "given", ())
+    monkeypatch.setattr(_weak, "LEFT", 1)  # of the few cases here
 
 
 class Named(Flag):
@@ -214,10 +226,10 @@ def test_a_weak_edit_must_fall(fake, sd1, knows, tmp_path) -> None:
     assert (first.status, second.status, second.hits, second.of) == ("ok", "broken", 2, 3)
     assert len(Fake.given[1][1]) == 3  # not only what the first one left
     used = Fake.given[0][0]
-    assert used.edit is subject.edit and used.scale == WEAK == 0.3
+    assert used.edit is subject.edit and used.scale == 0.3
     subject.sight.judge.on = True
     shown = weak(subject, CASES, rungs, folder=tmp_path / "b", **MORE)
-    assert {one.status for one in shown} == {"untested"} and "without an attack" in shown[0].says
+    assert {one.status for one in shown} == {"untested"} and "leaves 1 cases to bring back" in shown[0].says
     coded = replace(subject.edit, ops=(Guidance("negative", {}, {}), *subject.edit.ops))
     for edit, says in ((None, "nothing can be weakened"), (coded, "not known to have a weaker form"),
                        (subject.edit + irece(sd1, variant="replace"), "variant=replace")):  # fmt: skip
@@ -244,6 +256,29 @@ def test_only_cases_that_the_unedited_model_shows_count_on_a_weak_edit(fake, sd1
     assert lost.status == "untested" and lost.says == f"{FEW}: p4d has no valid one here"
 
 
+@pytest.mark.parametrize(("shows", "left", "at"), [(0.3, 2, 0.5), (0.5, 2, 0.7), (0.0, 4, 0.3), (1.0, 2, None)])
+def test_the_weak_edit_is_the_weakest_that_leaves_something_to_bring_back(
+    fake, sd1, knows, tmp_path, monkeypatch, shows: float, left: int, at: float | None
+) -> None:
+    monkeypatch.setattr(_weak, "LEFT", left)
+    draw = Victim.draw
+
+    def told(self, cases, **options):
+        knows.on = self.edit is not None and not self._sides.away and self.scale <= shows
+        return draw(self, cases, **options)
+
+    monkeypatch.setattr(Victim, "draw", told)
+    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
+    found = weak(subject, CASES, [Rung("words", "ring-a-bell", {"hits": 3})], folder=tmp_path, **MORE)
+    says = f"no strength of 0.3, 0.5, 0.7 leaves {left} cases to bring back: the most are"
+    if at is None:
+        assert [one.says for one in found] == [f"{says} 0 of 3, at 0.3 times the edit"] and not Fake.given
+        return
+    assert found[-1].status == "ok" and f"on {at} times the edit" in found[-1].says and Fake.given[0][0].scale == at
+    assert json.loads((tmp_path / f"weak-{at}/state.json").read_text())["check"] == f"{at} times the edit"
+    assert [one.says for one in found[:-1]] == ([f"{says} 3 of 3, at 0.3 times the edit"] if left > 3 else [])
+
+
 @pytest.mark.parametrize("make", [edits.edit, spm, receler, irece])
 def test_every_kind_of_edit_has_a_weak_form(make, sd1) -> None:
     edit, before, sight = make(sd1), edits.weights(sd1), Sight(Flag(), "cat")
@@ -254,9 +289,9 @@ def test_every_kind_of_edit_has_a_weak_form(make, sd1) -> None:
         with Victim(sd1, edit, sight, how, scale=scale) as victim:
             return [image.tobytes() for image in victim.draw(CASES)]
 
-    with edit.applied(sd1, scale=WEAK):
+    with edit.applied(sd1, scale=0.3):
         wanted = seen(None)
-    assert seen(edit, WEAK) == wanted != seen(edit) and wanted != seen(None) != seen(edit)
+    assert seen(edit, 0.3) == wanted != seen(edit) and wanted != seen(None) != seen(edit)
     assert edits.same(before, edits.weights(sd1))
 
 

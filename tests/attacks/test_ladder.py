@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from erasekit.cli.attack import PROMPTS, cases, results, summary
 from erasekit.errors import EditError, TrainingError, UsageError
 
 CASES = cases("cat", PROMPTS, 6)
+SD1, DIES, SD3 = (SimpleNamespace(family=name) for name in ("sd1", "sd1", "sd3"))  # models under attack
 ASKED: list[tuple[str, list[int]]] = []
 
 
@@ -34,7 +36,7 @@ class Fake:
 
     def run(self, victim, cases, config, *, seed=0, progress=None):
         ASKED.append((config.brings, [case.seed for case in cases]))
-        if victim == "dies":
+        if victim is DIES:
             raise KeyboardInterrupt
         if config.fails == "memory":
             raise torch.cuda.OutOfMemoryError("tried to allocate")
@@ -60,7 +62,7 @@ def fakes(monkeypatch) -> None:
 
 
 def test_each_rung_is_tried_on_what_is_left_and_the_worst_case_counts(tmp_path) -> None:
-    done = climb(None, CASES, LADDER, tmp_path, about={"edit": "a"})
+    done = climb(SD1, CASES, LADDER, tmp_path, about={"edit": "a"})
     assert ASKED == [("1", [0, 1, 2, 3, 4, 5]), ("0123", [0, 1, 2, 3, 4, 5]), ("13", [0, 2, 3, 4, 5])]
     assert [(one.share.hits, one.share.trials) for one in done] == [(1, 6), (4, 6), (1, 4)]
     assert (worst(CASES, done).hits, worst(CASES, done).trials) == (2, 6)  # case 5 was judged once
@@ -74,7 +76,7 @@ def test_each_rung_is_tried_on_what_is_left_and_the_worst_case_counts(tmp_path) 
 
 def test_cases_that_no_rung_could_judge_are_counted_and_said(tmp_path) -> None:
     ladder = Ladder("test@1", (Rung("plain", "fake", {"invalid": "02345"}), Rung("apart", "fake", counts=False)))
-    done = climb(None, CASES, ladder, tmp_path, about={})
+    done = climb(SD1, CASES, ladder, tmp_path, about={})
     about = {"target": "cat", "edit": "uce", "model": "tiny", "judge": "flag"}
     found = json.loads(json.dumps(results(ladder, CASES, done, about)))
     assert (found["worst"]["hits"], found["worst"]["of"], found["worst"]["invalid"]) == (0, 1, 5)
@@ -85,14 +87,14 @@ def test_cases_that_no_rung_could_judge_are_counted_and_said(tmp_path) -> None:
 
 
 def test_a_run_goes_on_where_it_was_stopped(tmp_path) -> None:
-    whole = climb(None, CASES, LADDER, tmp_path / "a", about={})
+    whole = climb(SD1, CASES, LADDER, tmp_path / "a", about={})
     first = Ladder("test@1", LADDER.rungs)
     with pytest.raises(KeyboardInterrupt):
-        climb("dies", CASES, first, tmp_path / "b", about={})
+        climb(DIES, CASES, first, tmp_path / "b", about={})
     assert not list((tmp_path / "b").rglob("*.json"))  # what failed may be asked again, otherwise
-    climb(None, CASES, first, tmp_path / "b", about={})
+    climb(SD1, CASES, first, tmp_path / "b", about={})
     ASKED.clear()
-    again = climb("dies", CASES, first, tmp_path / "b", about={})  # nothing is left to do
+    again = climb(DIES, CASES, first, tmp_path / "b", about={})  # nothing is left to do
     assert not ASKED
     for one, other in zip(whole, again, strict=True):
         assert [(o.case, o.status, o.curve, o.spent) for o in one.outcomes] == [
@@ -102,7 +104,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path) -> None:
 @pytest.mark.parametrize("kind", ["UsageError", "ModelError", "TrainingError"])
 def test_a_rung_that_cannot_be_run_is_skipped_said_and_tried_again(kind: str, tmp_path) -> None:
     ladder = Ladder("test@1", (PLAIN, Rung("no pictures", "fake", {"fails": kind}), SEARCH))
-    done = climb(None, CASES, ladder, tmp_path, about={})
+    done = climb(SD1, CASES, ladder, tmp_path, about={})
     assert [(one.rung.label, one.skipped, len(one.outcomes)) for one in done] == [
         ("plain", "", 6), ("no pictures", "give pictures", 0), ("search", "", 5)]  # fmt: skip
     assert (worst(CASES, done).hits, worst(CASES, done).trials) == (2, 6)
@@ -114,39 +116,45 @@ def test_a_rung_that_cannot_be_run_is_skipped_said_and_tried_again(kind: str, tm
     assert "skipped" not in report.html(results(LADDER, CASES, [done[0]], found), [done[0]])
     assert not list(tmp_path.glob("02*"))
     ASKED.clear()
-    climb(None, CASES, ladder, tmp_path, about={})
+    climb(SD1, CASES, ladder, tmp_path, about={})
     assert ASKED == [("", [0, 2, 3, 4, 5])]  # the one that was skipped, and no other
 
 
 def test_a_ladder_of_which_nothing_can_be_run_raises_the_reason(tmp_path, monkeypatch) -> None:
     alone = Ladder("test@1", (Rung("a", "fake", {"fails": "TrainingError"}), Rung("b", "fake", {"fails": "UsageError"})))
     with pytest.raises(TrainingError, match="give pictures"):
-        climb(None, CASES, alone, tmp_path, about={})
+        climb(SD1, CASES, alone, tmp_path, about={})
     assert not list(tmp_path.rglob("*.json"))
-    assert all(one.skipped for one in climb(None, CASES, alone, tmp_path, about={}, tolerant=True))
+    assert all(one.skipped for one in climb(SD1, CASES, alone, tmp_path, about={}, tolerant=True))
     full = Rung("full", "fake", {"fails": "memory"})
-    done = climb(None, CASES, Ladder("test@1", (PLAIN, full)), tmp_path / "a", about={})
+    done = climb(SD1, CASES, Ladder("test@1", (PLAIN, full)), tmp_path / "a", about={})
     assert "memory is full: have fewer pictures at once (--batch N, by default 16)" in done[1].skipped
     with pytest.raises(TrainingError, match="memory is full"):  # an attack by itself
-        climb(None, CASES, Ladder("full", (full,)), tmp_path / "d", about={})
+        climb(SD1, CASES, Ladder("full", (full,)), tmp_path / "d", about={})
     with pytest.raises(EditError):  # the model is not what it should be: nothing after it would mean anything
-        climb(None, CASES, Ladder("test@1", (PLAIN, Rung("a", "fake", {"fails": "EditError"}))), tmp_path / "b", about={})
+        climb(SD1, CASES, Ladder("test@1", (PLAIN, Rung("a", "fake", {"fails": "EditError"}))), tmp_path / "b", about={})
     monkeypatch.setitem(attacks.ATTACKS, "prompts", f"{__name__}:Fake")
     with pytest.raises(UsageError, match="give pictures"):  # what every attack begins with
-        climb(None, CASES, Ladder("test@1", (PLAIN, Rung("a", "prompts", {"fails": "UsageError"}))), tmp_path / "c", about={})
+        climb(SD1, CASES, Ladder("test@1", (PLAIN, Rung("a", "prompts", {"fails": "UsageError"}))), tmp_path / "c", about={})
+
+
+def test_a_family_that_an_attack_does_not_know_is_one_line(tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"^fake needs a model of family sd1, not sd3: ") as error:
+        climb(SD3, CASES, Ladder("alone", (PLAIN,)), tmp_path, about={})
+    assert "\n" not in str(error.value) and not ASKED and not list(tmp_path.iterdir())
 
 
 def test_the_state_of_another_run_is_refused(tmp_path) -> None:
-    climb(None, CASES, LADDER, tmp_path, about={"edit": "a"})
+    climb(SD1, CASES, LADDER, tmp_path, about={"edit": "a"})
     for changed in ({"about": {"edit": "b"}}, {"seed": 1}, {"ladder": Ladder("test@2", LADDER.rungs)}, {"cases": CASES[:3]}):
         given = {"cases": CASES, "ladder": LADDER, "about": {"edit": "a"}, "seed": 0} | changed
         with pytest.raises(UsageError, match=f"another run \\(other {next(iter(changed)).replace('about', 'edit')}\\)"):
-            climb(None, given["cases"], given["ladder"], tmp_path, about=given["about"], seed=given["seed"])
+            climb(SD1, given["cases"], given["ladder"], tmp_path, about=given["about"], seed=given["seed"])
     with pytest.raises(UsageError, match=r"another run \(other edit, kind of target\)"):
-        climb(None, CASES, LADDER, tmp_path, about={"edit": "b", "kind": "style"})
+        climb(SD1, CASES, LADDER, tmp_path, about={"edit": "b", "kind": "style"})
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(UsageError, match="damaged"):
-        climb(None, CASES, LADDER, tmp_path, about={"edit": "a"})
+        climb(SD1, CASES, LADDER, tmp_path, about={"edit": "a"})
 
 
 def test_outcomes_are_kept_with_their_pictures(tmp_path) -> None:

@@ -34,6 +34,12 @@ class Bright:
         return [Judgement("ok", {"scores": {"cat": m}, "found": ["cat"] * (m > self.threshold)}) for m in means]
 
 
+class Painter(Bright):
+    """The same, which answers styles apart from things."""
+
+    styles = ("ink", "flat")
+
+
 def victim(pipe, edit=None, *, threshold: float = 0.5, batch: int = 2) -> Victim:
     return Victim(pipe, edit, Sight(Bright(threshold), "cat"), Sampling(2, 3.0, batch))
 
@@ -105,11 +111,24 @@ def test_a_judge_is_read_for_one_target() -> None:
         Sight(Bright(), "wolf")
     detector = Sight(Bright(), "cat")._read("ok", {"found": ["dog"], "boxes": [{"label": "cat", "score": 0.2}] * 2})
     assert (detector.hit, detector.score) == (False, 0.2)
-    style = Sight(Bright(), "ink", kind="style")._read("ok", {"style": "ink", "style_scores": {"ink": 0.9}, "found": []})
+    style = Sight(Painter(), "ink", kind="style")._read("ok", {"style": "ink", "style_scores": {"ink": 0.9}, "found": []})
     assert style.hit and style.score == 0.9
+    with pytest.raises(UsageError, match="does not know 'ink style': it is a style, attack it with --style"):
+        Sight(Painter(), "ink style")
     with pytest.raises(UsageError, match="names nothing"):
         sight._read("ok", {"embedding": ""})
     assert Seen("failed", False, 0.0, "no face").outcome(CASES[0], white).status == "invalid"
+
+
+def test_a_style_is_known_with_and_without_the_word() -> None:
+    seen = {"style": "ink", "style_scores": {"ink": 0.9}, "found": []}
+    for target in ("ink", "ink style"):
+        sight = Sight(Painter(), target, kind="style")
+        assert (sight.target, sight.labels, sight._read("ok", seen).hit) == ("ink", ("ink",), True)
+    with pytest.raises(UsageError, match="does not know the style 'cat': name one of ink, flat, or another judge"):
+        Sight(Painter(), "cat", kind="style")
+    classifier = Sight(Bright(), "cat style", kind="style")  # a classifier of styles has them as its labels
+    assert classifier.labels == ("cat",) and classifier._read("ok", {"found": ["cat"], "scores": {"cat": 0.8}}).hit
 
 
 @pytest.mark.parametrize("threshold", (0.0, 1.0))

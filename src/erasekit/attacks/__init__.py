@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from erasekit.attacks.victim import Victim
     from erasekit.methods import Progress
 
-__all__ = ["ACCESS", "ATTACKS", "STATUSES", "Attack", "Case", "Outcome", "Spent", "get"]
+__all__ = ["ACCESS", "ATTACKS", "STATUSES", "Attack", "Case", "Outcome", "Spent", "check_family", "get"]
 
 ATTACKS: dict[str, str] = {
     "prompts": "erasekit.attacks.prompts:Prompts",
@@ -47,6 +47,7 @@ class Attack(Protocol):
     access: ClassVar[tuple[str, ...]]
     """What it must have, words of `ACCESS`."""
     families: ClassVar[tuple[str, ...]]
+    """The model families that have what it needs; on another it is refused (`check_family`)."""
     Config: ClassVar[type[Any]]
 
     def run(
@@ -63,3 +64,10 @@ def get(name: str) -> type[Attack]:
         raise UsageError(f"unknown attack {name!r}: use one of {', '.join(ATTACKS)}")
     module, _, attribute = ATTACKS[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def check_family(attack: Any, family: str) -> None:
+    """Raises `UsageError` for a model of a family that lacks what the attack needs."""
+    if family not in attack.families:
+        raise UsageError(f"{attack.name} needs a model of family {', '.join(attack.families)}, not {family}: `erasekit "
+                         "attacks` says what else there is")  # fmt: skip

@@ -46,7 +46,7 @@ class Text:
     told: Callable[[], AbstractContextManager[None]] = nullcontext
     """Inside, the model knows whether a batch has both branches (`Victim.guided`)."""
 
-    def predicted(self, predict: Predict, latents: Tensor, timestep: int) -> Tensor:
+    def predicted(self, predict: Predict, latents: Tensor, timestep: float) -> Tensor:
         """The guided prediction, in one pass."""
         with self.told():
             return guided(predict, latents, timestep, self.given, self.empty, guidance=self.guidance)

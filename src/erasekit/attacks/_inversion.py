@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from erasekit.attacks import pictures
 from erasekit.attacks._inversion_learn import Learner, Lesson, Variant, pixels, posterior
 from erasekit.attacks._inversion_word import TEMPLATES, Word, read
 from erasekit.attacks.base import Case, Outcome, Spent, shares, still_open
 from erasekit.attacks.prompts import better, unattacked
 from erasekit.errors import UsageError
 from erasekit.methods import check_choice, check_range
-from erasekit.training import images
 
 if TYPE_CHECKING:
     from erasekit.attacks.victim import Victim
@@ -99,7 +99,7 @@ def invert(
     over the checks, and a curve of its own: steps against its best score so far, ending where the target was seen.
     """
     word = Word(victim, config)
-    paths = images.pictures(config.images) if config.images else []  # a folder without one is refused before the work
+    paths = pictures.files(config.images) if config.images else []  # a folder without one is refused before the work
     text = word.laid([word.in_template(template) for template in word.templates])
     found = unattacked(victim, cases)
     open_ = still_open(found)

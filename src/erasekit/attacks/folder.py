@@ -64,11 +64,13 @@ def read(folder: Path) -> Attacked:
 
 
 def kept_checks(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The `checks` of the `results.json` in a folder, where all else in it is what `found` says (but the model's name, which
-    decides nothing); empty where there are none, or only those of other results."""
+    """The `checks` of the `results.json` in a folder, where all else in it is what `found` says (but the model's name and
+    the control, which decide nothing); empty where there are none, or only those of other results."""
 
     def rest(results: Mapping[str, Any]) -> str:
-        return json.dumps({key: results[key] for key in results.keys() - {"checks", "model"}}, sort_keys=True)
+        return json.dumps(
+            {key: results[key] for key in results.keys() - {"checks", "model", "never_knew"}}, sort_keys=True
+        )
 
     try:
         before = json.loads((folder / "results.json").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasekit.attacks import get
+from erasekit.attacks import check_family, get
 from erasekit.attacks.base import Case, Outcome, Spent
 from erasekit.errors import ModelError, TrainingError, UsageError
 from erasekit.evaluation.statistics import Share
@@ -33,8 +33,7 @@ SKIPS = (UsageError, ModelError, TrainingError)  # what an attack says where it 
 
 @dataclass(frozen=True)
 class Rung:
-    """One attack with its settings. `counts`: whether what it brings out counts in the worst case; an attack that changes
-    weights or teaches has a number of its own."""
+    """One attack with its settings. `counts`: in the worst case; what changes weights or teaches has its own number."""
 
     label: str
     attack: str
@@ -136,8 +135,10 @@ def climb(
 
 
 def run(victim: Victim, cases: Sequence[Case], rung: Rung, *, seed: int) -> list[Outcome]:
-    """One rung on these cases; none on no case. A full GPU is a `TrainingError`."""
+    """One rung on these cases; none on no case. A family that it does not know is a `UsageError`, a full GPU a
+    `TrainingError`."""
     cls = get(rung.attack)
+    check_family(cls, victim.family)
     with memory_line():
         return cls().run(victim, cases, make_config(cls, rung.settings), seed=seed) if cases else []
 

@@ -35,7 +35,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from erasekit.attacks import check_family
 from erasekit.attacks._bench import CONCEPT_SEEDS, Store, by_latent, by_word, collected, taught, through, without
+from erasekit.attacks._bench_rates import counted, gap, warned
 from erasekit.attacks._bench_scenarios import ENOUGH, TEMPLATES, MErasureBenchConfig, Scenario, chosen, named
 from erasekit.attacks._inversion import BLIND
 from erasekit.attacks.base import Case, Outcome, Spent
@@ -44,8 +46,6 @@ from erasekit.attacks.never_knew import PARTS
 from erasekit.attacks.prompts import drawn
 from erasekit.backbones import backbone
 from erasekit.errors import UsageError
-from erasekit.evaluation.compare import spread
-from erasekit.evaluation.statistics import Share
 from erasekit.fingerprint import parts_sha256
 from erasekit.training.images import scale_of
 
@@ -127,7 +127,13 @@ class _Bench:
                     name, lambda cut=cut: through(self.victim, inverted, tiles=cut, seed=self.seed)))  # fmt: skip
         return {"concept_images": {"kept": len(self.concept), "drawn": drawn_in_all, "short": len(self.concept) < ENOUGH},
                 "false_positives": counted(false), "autoencoder": alone,
-                "rows": [self.row(row, i, len(rows)) for i, row in enumerate(rows)]}  # fmt: skip
+                "rows": self._rows(rows)}  # fmt: skip
+
+    def _rows(self, rows: Sequence[Scenario]) -> list[dict[str, Any]]:
+        """Each scenario's row; one that its twin beats, which sees less, says so."""
+        made = [self.row(row, i, len(rows)) for i, row in enumerate(rows)]
+        store, victim = self.stores[0], self.victim
+        return warned(made, {row.row: self.arm(store, row.row, row, victim, row.found_on) for row in rows})
 
     def row(self, scenario: Scenario, number: int = 0, total: int = 1) -> dict[str, Any]:
         """The scenario on the edited model, and its controls with their gaps."""
@@ -193,11 +199,7 @@ def check(
 
 def check_model(pipe: Any) -> None:
     """Raises `UsageError` for a pipeline of a family that lacks what the scenarios need."""
-    family = backbone(pipe).family
-    if family not in MErasureBench.families:
-        raise UsageError(
-            f"{MErasureBench.name} needs a model of family {', '.join(MErasureBench.families)}, not {family}"
-        )
+    check_family(MErasureBench, backbone(pipe).family)
 
 
 def names_target(text: str, sight: Sight) -> bool:
@@ -224,27 +226,3 @@ def _whole(pipe: Any) -> str:
 
 def _size(victim: Victim) -> tuple[int, ...]:
     return tuple(side * scale_of(victim.pipe.vae) for side in victim.denoiser().shape[1:])
-
-
-# -- what is reported -----------------------------------------------------------------------------------------------
-
-
-def counted(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The CRR with its 95 % Wilson interval: `hits` of `of` pictures, and apart from them the `invalid` ones. Without a
-    picture that counts the rate is None."""
-    valid = [one.shown for one in outcomes if one.status != "invalid"]
-    found = Share(sum(valid), len(valid)).estimate
-    rate: dict[str, float | None] = (
-        dict.fromkeys(("rate", "low", "high"))
-        if found is None
-        else {"rate": found.value, "low": found.low, "high": found.high}
-    )
-    return {"hits": sum(valid), "of": len(valid), "invalid": len(outcomes) - len(valid), **rate}
-
-
-def gap(crr: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, float] | None:
-    """The rate minus the control's with a 95 % interval (wide: the pictures are pairs, taken as independent); None where
-    either has no rate."""
-    first, second = ({"value": one["rate"], "low": one["low"], "high": one["high"]} for one in (control, crr))
-    ends = spread(first, second)
-    return None if ends is None else {"value": crr["rate"] - control["rate"], "low": ends[0], "high": ends[1]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,11 +61,19 @@ def picked(
     return found[:count], spent
 
 
+def files(folder: str) -> list[Path]:
+    """The user's pictures; `UsageError` for a folder without any, which offers those that the unedited model makes."""
+    try:
+        return images.pictures(folder)
+    except UsageError as error:
+        raise UsageError(f"{error}, or leave images out: the unedited model then makes the pictures") from error
+
+
 def of_folder(folder: str, victim: Victim) -> Float[Tensor, "n c h w"]:
     """The latents of the user's pictures at the model's own size; `UsageError` for a folder that has none."""
     side = victim.pipe.unet.config.sample_size
     size = (side, side) if isinstance(side, int) else (side[0], side[1])
-    return images.read_folder(victim.pipe.vae, images.pictures(folder), size, lambda done, total, what: None)
+    return images.read_folder(victim.pipe.vae, files(folder), size, lambda done, total, what: None)
 
 
 def latents(victim: Victim, pictures: Sequence[Image]) -> Float[Tensor, "n c h w"]:

@@ -140,7 +140,7 @@ class Relearn:
     name: ClassVar[str] = "relearn"
     title: ClassVar[str] = "Relearning from a few pictures"
     paper: ClassVar[str] = "arXiv 2411.13144"
-    access: ClassVar[tuple[str, ...]] = ("weights", "gradients", "images")
+    access: ClassVar[tuple[str, ...]] = ("weights", "gradients", "original", "images")
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     Config: ClassVar[type[RelearnConfig]] = RelearnConfig
 
@@ -199,7 +199,7 @@ def _taught(victim: Victim, config: RelearnConfig, seed: int) -> tuple[Pictures,
     """Pictures of the target, and what drawing them cost."""
     plain = list(config.captions) or [plain_caption(victim.sight.target, victim.sight.kind)]
     if config.images:
-        own = [images.beside(path) for path in images.pictures(config.images)]
+        own = [images.beside(path) for path in pictures.files(config.images)]
         captions = [caption or plain[i % len(plain)] for i, caption in enumerate(own)]
         return Pictures(pictures.of_folder(config.images, victim).to(victim.pipe.device), captions), Spent()
     # A picture belongs to the prompt that drew it, so each caption's pictures are made by themselves.

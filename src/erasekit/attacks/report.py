@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from erasekit.attacks import report_control
 from erasekit.evaluation.grid import png
 from erasekit.evaluation.page_parts import listed, number, row, section, table, text
 from erasekit.evaluation.page_style import PAGE, SCRIPT, STYLE
@@ -115,11 +116,13 @@ def ladder(found: Mapping[str, Any]) -> str:
     drawn = [Bar(one["label"], COUNTS if one["counts"] else APART, (one["rate"], one["low"], one["high"]),
                  f"{one['hits']}/{one['of']}") for one in found["rungs"] if one["of"]]  # fmt: skip
     marks = key([("counts in the worst case", COUNTS), ("apart", APART)])
-    rows = [row(one["label"], _cells(one), "" if one["counts"] else "apart") for one in found["rungs"]]
-    head = ["attack", "tried", "target shown (95 %)", "needs", "fell at", "passes in all"]
-    return f"{bars(drawn, title='cases that show the target')}{marks}" + table(
-        head, rows, caption="All rungs, in order"
-    )
+    control = report_control.beside(found)
+    rows = [row(one["label"], [*_cells(one), *_control(other)], "" if one["counts"] else "apart")
+            for one, other in zip(found["rungs"], control, strict=True)]  # fmt: skip
+    more = ["never knew (95 %)"] if any(control) else []
+    head = ["attack", "tried", "target shown (95 %)", "needs", "fell at", "passes in all", *more]
+    return (f"{bars(drawn, title='cases that show the target')}{marks}{table(head, rows, caption='All rungs, in order')}"
+            f"{report_control.control_lead(found)}{report_control.curves(found)}")  # fmt: skip
 
 
 def shots(one: Climbed) -> str:
@@ -177,6 +180,14 @@ def _cells(one: Mapping[str, Any]) -> list[str]:
     shown = f"<b>{one['hits']}/{one['of']}</b><small>{text(rate(one))}</small>"
     return [f"<td>{value}</td>" for value in (tried, shown, text(listed(one["access"])),
             text(fell(one["attack"], one["fell"])), number(one["spent"]["passes"]))]  # fmt: skip
+
+
+def _control(one: Mapping[str, Any] | None) -> list[str]:
+    """The cell of a rung on the model that never knew the target; none without such a model."""
+    if one is None:
+        return []
+    shown = "skipped" if one["skipped"] else f"{one['hits']}/{one['of']}<small>{text(rate(one))}</small>"
+    return [f"<td>{shown}</td>"]
 
 
 def _shot(one: Outcome) -> str:

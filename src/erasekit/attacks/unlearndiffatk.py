@@ -130,7 +130,7 @@ def improve(group: Sequence[Search], vocabulary: Vocabulary, losses: Callable[[l
 
 def errors(
     victim: Victim, denoise: Denoiser, schedule: Schedule, group: Sequence[Search], rows: Sequence[Tensor],
-    timestep: int,
+    timestep: float,
 ) -> Float[Tensor, " n"]:  # fmt: skip
     """The edited model's prediction error on each search's picture, with noise of the search's own chance."""
     alpha, sigma = schedule.level(timestep)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from erasekit.attacks.base import Case, Spent
 from erasekit.attacks.sides import Sides
 from erasekit.attacks.sight import Seen, Sight
+from erasekit.backbones import backbone
 from erasekit.edit import Edit
 from erasekit.guidances.sampler import Announce, added, announced, counted
 from erasekit.training.bench import Denoiser
@@ -91,6 +93,11 @@ class Victim:
                 del self.pipe._guidance_scale
             else:
                 self.pipe._guidance_scale = before
+
+    @cached_property
+    def family(self) -> str:
+        """The model's family, as `backbones` names it."""
+        return backbone(self.pipe).family
 
     # -- text ----------------------------------------------------------------------------------------------------
 

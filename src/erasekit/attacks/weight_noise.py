@@ -77,7 +77,7 @@ class WeightNoise:
     name: ClassVar[str] = "weight-noise"
     title: ClassVar[str] = "Noise on weights"
     paper: ClassVar[str] = ""
-    access: ClassVar[tuple[str, ...]] = ("weights",)
+    access: ClassVar[tuple[str, ...]] = ("weights", "original")
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     Config: ClassVar[type[WeightNoiseConfig]] = WeightNoiseConfig
 

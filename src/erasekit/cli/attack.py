@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasekit.cli import attack_bench
+from erasekit.cli import attack_bench, attack_list, attack_never
 from erasekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from erasekit.edit import Edit
 
 PROMPTS = ("a photo of {}", "a picture of {}", "{}", "a drawing of {}")
+STYLES = ("a picture of a dog in {} style", "a house in {} style", "a photo of a cat in {} style", "a car in {} style")
 CASES = 20
 
 
@@ -37,7 +38,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--judge", default="emoji", metavar="J", help="who looks for it: see `erasekit judges`")
     parser.add_argument("--label", nargs="+", action="extend", default=[], metavar="L",
                         help="the judge's labels that count as the target (default: its name)")  # fmt: skip
-    parser.add_argument("--style", action="store_true", help="the target is a style: the judge's style decides")
+    parser.add_argument("--style", action="store_true",
+                        help="the target is a style (ink, or ink style): the judge's style decides")  # fmt: skip
     parser.add_argument("--prompt", nargs="+", action="extend", default=[], metavar="P",
                         help='prompts that ask for it, "{}" for its name (default: four plain ones)')  # fmt: skip
     parser.add_argument("--cases", type=int, default=CASES, metavar="N",
@@ -52,10 +54,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--checks", action="store_true",
                         help="attack the unedited model and a weak edit, too: is a low number the attack's fault?")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where outcomes and pictures go")
+    attack_never.add(parser)
     attack_bench.add(parser)
-    listed = commands.add_parser("attacks", help="list the attacks and their parameters")
-    listed.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    listed.add_argument("--json", action="store_true", help="as JSON")
+    attack_list.add(commands)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -80,15 +81,20 @@ def run(arguments: argparse.Namespace) -> None:
     judge = judges.get(arguments.judge)
     sight = Sight(judge, target, labels=arguments.label, kind="style" if arguments.style else "object")
     how = sampling(arguments)
-    pipe = models.load(arguments.model, device=commands.device(arguments.device))
+    if arguments.without_model:
+        models.resolve(arguments.without_model)  # a wrong one is refused before anything is loaded
+    device = commands.device(arguments.device)
+    pipe = models.load(arguments.model, device=device)
     backbone(pipe)  # a model of another kind is refused here
-    tried = cases(target, arguments.prompt or PROMPTS, arguments.cases)
-    about = _about(arguments, pipe, edit, target, judge, how)
+    never = attack_never.victim(arguments, pipe, device, sight, how)
+    tried = cases(sight.target, arguments.prompt or (STYLES if arguments.style else PROMPTS), arguments.cases)
+    about = _about(arguments, pipe, edit, sight.target, judge, how)
     with terminal.progress() as progress:
         more: dict[str, Any] = {"seed": arguments.seed, "progress": progress}
         with Victim(pipe, edit, sight, how) as victim:
             done = rungs.climb(victim, tried, ladder, arguments.out, about=about, **more)
         found = results(ladder, tried, done, {"model": models.public_name(arguments.model), **about})
+        found |= attack_never.climbed(arguments, never, tried, ladder, about, **more)
         found |= places.kept_checks(arguments.out, found)
         page = _written(found, done, arguments.out)
         if arguments.checks:
@@ -98,23 +104,6 @@ def run(arguments: argparse.Namespace) -> None:
             page = _written(found, done, arguments.out)
     print(summary(found))
     print(f"wrote {arguments.out / 'results.json'} and {page}, with every picture beside them")
-
-
-def attacks(arguments: argparse.Namespace) -> None:
-    """`erasekit attacks`: what there is, what it needs, its parameters."""
-    from erasekit.attacks import ATTACKS, get
-    from erasekit.attacks.m_erasurebench import MErasureBench
-    from erasekit.methods import describe_config
-
-    listed = {cls.name: {"title": cls.title, "paper": cls.paper, "access": list(cls.access), "families": list(cls.families),
-                         "parameters": describe_config(cls)} for cls in (*map(get, ATTACKS), MErasureBench)}  # fmt: skip
-    if arguments.json:
-        print(json.dumps(listed, indent=2, default=str))
-        return
-    for name, facts in listed.items():
-        print(f"{name}: {facts['title']} ({facts['paper'] or 'no paper'}; needs {', '.join(facts['access'])})")
-        for key, field in facts["parameters"].items():
-            print(f"  --set {key}={field['default']}  {field['doc']}")
 
 
 def cases(target: str, prompts: Sequence[str], count: int) -> list[Case]:
@@ -142,6 +131,7 @@ def results(ladder: Ladder, tried: Sequence[Case], done: Sequence[Climbed], abou
     """What `results.json` holds: the worst case, every rung with its rate and cost, and what was attacked."""
     from erasekit.attacks import get
     from erasekit.attacks.ladder import never_judged, worst
+    from erasekit.attacks.relearn import recovered
 
     def share(value: Any) -> dict[str, Any]:
         low, high = value.interval
@@ -149,7 +139,8 @@ def results(ladder: Ladder, tried: Sequence[Case], done: Sequence[Climbed], abou
 
     rungs = [{"label": one.rung.label, "attack": one.rung.attack, "access": list(get(one.rung.attack).access),
               "counts": one.rung.counts, "tried": len(one.outcomes), "invalid": one.invalid, "unattacked": one.unattacked,
-              **share(one.share), "fell": one.fell, "spent": vars(one.spent), "skipped": one.skipped}
+              **share(one.share), "fell": one.fell, "spent": vars(one.spent), "skipped": one.skipped,
+              "curve": [list(point) for point in recovered(one.outcomes)] if one.rung.attack == "relearn" else []}
              for one in done]  # fmt: skip
     return {"ladder": {"name": ladder.name, "sha256": ladder.digest}, **about, "cases": len(tried),
             "worst": share(worst(tried, done)) | {"invalid": never_judged(tried, done)}, "rungs": rungs}  # fmt: skip
@@ -158,14 +149,19 @@ def results(ladder: Ladder, tried: Sequence[Case], done: Sequence[Climbed], abou
 def summary(found: dict[str, Any]) -> str:
     """The rungs as a table, those that could not be run, the worst case, then what the checks warn of."""
     from erasekit.attacks.report import alarming, skips
+    from erasekit.attacks.report_control import beside
     from erasekit.cli import terminal
 
-    table = [["attack", "tried", "invalid", f"shows {found['target']} (95 % interval)"]]
-    for rung in found["rungs"]:
+    control = beside(found)
+    table = [
+        ["attack", "tried", "invalid", f"shows {found['target']} (95 % interval)", *["never knew it"] * any(control)]
+    ]
+    for rung, other in zip(found["rungs"], control, strict=True):
         mark = "" if rung["counts"] else " (apart)"
         tried = "skipped" if rung["skipped"] else str(rung["tried"])
         invalid = "" if rung["skipped"] else str(rung["invalid"])
-        table.append([rung["label"] + mark, tried, invalid, _percent(rung) if rung["of"] else "-"])
+        table.append([rung["label"] + mark, tried, invalid, _percent(rung) if rung["of"] else "-",
+                      *([_percent(other) if other["of"] else "-"] if other else [])])  # fmt: skip
     worst = found["worst"]
     lines = [terminal.table(table), *skips(found["rungs"])]
     lines.append(f"worst case over all: {worst['hits']} of {worst['of']}, {_percent(worst)}; "
@@ -174,6 +170,8 @@ def summary(found: dict[str, Any]) -> str:
         lines += (alarms := alarming(found["checks"]))
         untested = sum(one["status"] == "untested" for one in found["checks"])
         lines.append(f"checks: {len(found['checks'])}, of which {len(alarms)} warn and {untested} could not be made")
+    else:
+        lines.append("not checked: a low number may be the attacks' fault; the same command with --checks asks")
     return "\n".join(lines)
 
 
@@ -186,7 +184,7 @@ def _written(found: dict[str, Any], done: Sequence[Climbed], folder: Path) -> Pa
     return report.write_report(found, done, folder)
 
 
-def _percent(share: dict[str, Any]) -> str:
+def _percent(share: Mapping[str, Any]) -> str:
     return f"{share['rate']:.0%} ({share['low'] * 100:.0f}\u2013{share['high'] * 100:.0f})"
 
 

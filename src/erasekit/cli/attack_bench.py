@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from erasekit.edit import Edit
 
 NAME = "m-erasurebench"
-OPTIONS = {"images": "--images", "only": "--only", "without_model": "--without-model", "control": "--control"}
+OPTIONS = {"images": "--images", "only": "--only", "control": "--control"}
 OTHERS = 10  # control prompts by default
 HINTS = (
     "A rate of L under the null prompt is high by construction: inversion hands nearly any picture through. Read the gaps.",
@@ -30,8 +30,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--images", type=int, metavar="K", help="pictures of the target to begin with (default: 50)")
     group.add_argument("--only", nargs="+", action="extend", default=[], metavar="S",
                        help="scenarios: T, E-wb, E-bb, L-wb, L-bb (default: all)")  # fmt: skip
-    group.add_argument("--without-model", metavar="M",
-                       help="a model of the same recipe that never saw the target, as a control")  # fmt: skip
     group.add_argument("--control", nargs="+", action="extend", default=[], metavar="P",
                        help="prompts for other things, for the judge's false positives (default: of its labels)")  # fmt: skip
 
@@ -66,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     pipes = [models.load(name, device=device) for name in names]
     for pipe in pipes:
         bench.check_model(pipe)
-    about = attack._about(arguments, pipes[0], edit, target, judge, how)
+    about = attack._about(arguments, pipes[0], edit, sight.target, judge, how)
     asked: dict[str, Any] = {"others": arguments.control or others(judge, sight), "templates": arguments.prompt,
                              "only": arguments.only, "about": about, "seed": arguments.seed}  # fmt: skip
     with terminal.progress() as progress, ExitStack() as stack:
@@ -83,12 +81,12 @@ def others(judge: Any, sight: Sight) -> list[str]:
     """Prompts for other things that the judge knows, spread over its labels; `UsageError` where it lists none."""
     from erasekit.attacks.m_erasurebench import names_target
 
-    labels: Sequence[str] = getattr(judge, "labels", ()) if sight.kind == "object" else ()
-    usable = [label for label in labels if not names_target(label, sight)]
+    usable = [label for label in sight.known or () if not names_target(label, sight)]
     if not usable:
         raise UsageError(f"the judge {judge.name} lists nothing else to ask for: give prompts without the target with "
                          "--control P")  # fmt: skip
-    return [f"a photo of {label}" for label in usable[:: max(1, len(usable) // OTHERS)][:OTHERS]]
+    sentence = "a picture in {} style" if sight.kind == "style" else "a photo of {}"
+    return [sentence.format(label) for label in usable[:: max(1, len(usable) // OTHERS)][:OTHERS]]
 
 
 def summary(found: Mapping[str, Any]) -> str:

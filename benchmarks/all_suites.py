@@ -3,10 +3,10 @@
     python benchmarks/all_suites.py --estimate                                  # how many images, and nothing else
     python benchmarks/all_suites.py --docs                                      # runs, writes docs/all_suites.md
     python benchmarks/all_suites.py --suites emoji/object --limit-targets 1 --methods erasepro uce
-    python benchmarks/all_suites.py --never cat=FOLDER "ink style=FOLDER"
+    python benchmarks/all_suites.py --never cat=FOLDER bomb=FOLDER clown=FOLDER "ink style=FOLDER"
 
 For each suite an edit by each method: one for all targets in the suites of many, else one for each of the first
-targets (cat, bomb and ink style before all others: these are what `--never` models are trained without). The plan is
+targets (cat, bomb, clown and ink style before all others: these are what `--never` models are trained without). The plan is
 written to OUT/SUITE/plan.yaml and run by the package's own runner, so `erasekit evaluate --plan` runs it too, and a
 run that was stopped goes on. Rates of one method are pooled over its targets, with 95 % Wilson intervals.
 """
@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from all_suites_table import pooled, table
+from all_suites_table import pooled, rewarded, table
 from many_page import rewrite
 
 from erasekit import models
 from erasekit.cli import evaluate
 from erasekit.errors import EraseKitError, UsageError
-from erasekit.evaluation import arms, executors, results, runner
+from erasekit.evaluation import arms, controls, executors, results, runner
 from erasekit.evaluation.plan import CONTROLS, Entry, Plan, read
 from erasekit.evaluation.shards import slug
 from erasekit.evaluation.suites import Suite, load_suite
@@ -34,7 +34,7 @@ from erasekit.files import write_whole
 from erasekit.worlds.emoji.concepts import STYLES, names
 
 SUITES = tuple(f"emoji/{name}" for name in ("object", "style", "person", "unsafe", "multi-10", "multi-100"))
-FIRST = ("cat", "bomb", "ink style")
+FIRST = ("cat", "bomb", "clown", "ink style")
 PAGE = Path(__file__).parents[1] / "docs/all_suites.md"
 
 
@@ -127,8 +127,9 @@ def images(part: Part, control: str) -> int:
     asked = {entry.name: part.suite.prompts(entry.targets, entry.anchor or ()) for entry in part.entries}
     base = _count(arms.union(asked.values()))
     edits = sum(map(_count, asked.values())) * (2 if control == "random" else 1)
-    names = [spec.partition("=")[0] for spec in part.never]
-    never = [arms.union(asked[e.name] for e in part.entries if name in e.targets) for name in names]
+    knew_not = [controls.Never(name, Path(folder)) for name, _, folder in (spec.partition("=") for spec in part.never)]
+    never = [controls.fair(arms.union(asked[e.name] for e in part.entries if one.concept in e.targets), part.suite, one)
+             for one in knew_not]  # fmt: skip
     return base + edits + sum(map(_count, never))
 
 
@@ -197,7 +198,7 @@ def main(words: Sequence[str] | None = None) -> None:
         refused += lines
         rows += pooled(one.suite.name, one.labels, found) if found is not None else []
         write_whole(args.out / "table.json", (json.dumps({"rows": rows, "refused": refused}, indent=1) + "\n").encode())
-    text = table(rows, refused)
+    text = f"{table(rows, refused)}\n\n{rewarded(rows)}"
     print("\n" + text)
     if args.docs:
         rewrite(args.page, {"table": text})

@@ -7,13 +7,16 @@ from typing import Any
 
 from many_page import percent
 
+from erasekit.evaluation.combined import MEANS, mean_of
 from erasekit.evaluation.statistics import wilson
 
 METRICS = ("efficacy", "generality", "specificity", "fidelity")
+MEAN = "erasebench"
+COLUMNS = (*METRICS, MEAN)
 
 
 def pooled(suite: str, labels: Mapping[str, str], found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for each kind of arm: its rates over all of its targets' images, by the judge that decides."""
+    """One row for each kind of arm: its rates over all of its targets' images, by the judge that decides, and their mean."""
     whole = [m for m in found["metrics"] if m["metric"] in METRICS and m["group"] is None and m["target"] is None]
     whole = [one for one in whole if one["judge"] == whole[0]["judge"]]
     rows: dict[str, dict[str, Any]] = {}
@@ -22,7 +25,7 @@ def pooled(suite: str, labels: Mapping[str, str], found: Mapping[str, Any]) -> l
         for one in (one for one in whole if one["arm"] == arm["arm"] and one["n"]):
             row[one["metric"]][0] += round(one["value"] * one["n"])
             row[one["metric"]][1] += one["n"]
-    return [{"suite": suite, "arm": name, **{key: rate(*row[key]) for key in METRICS}}
+    return [{"suite": suite, "arm": name, **{key: rate(*row[key]) for key in METRICS}, MEAN: mean(row, name)}
             for name, row in rows.items()]  # fmt: skip
 
 
@@ -39,8 +42,38 @@ def rate(hits: int, n: int) -> dict[str, float] | None:
     return {"value": hits / n, "low": low, "high": high, "n": n} if n else None
 
 
+def mean(row: Mapping[str, Sequence[int]], name: str) -> dict[str, float] | None:
+    """EraseBench's harmonic mean of the pooled rates, with the package's own interval for such a mean from images that are
+    taken as independent, as the rates' intervals take them; None where a term was not measured."""
+    parts = [[("all", float(i < hits)) for i in range(n)] for hits, n in (row[key] for key in MEANS[MEAN])]
+    if not all(parts):
+        return None
+    found = mean_of(parts, MEAN, name)
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+
+
+def rewarded(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Whether noise is above the unedited model's interval, for every suite, noise and metric, as one Markdown table.
+
+    A metric in which it is counts damage as success there.
+    """
+    base = {row["suite"]: row for row in rows if row["arm"] == "unedited"}
+    lines = [f"| suite | noise | {' | '.join(COLUMNS)} |", "|" + "---|" * (2 + len(COLUMNS))]
+    for row in (row for row in rows if row["arm"].startswith("noise of ")):
+        cells = (_above(row[key], base[row["suite"]][key]) for key in COLUMNS)
+        lines.append(f"| {row['suite']} | {row['arm'].removeprefix('noise ')} | {' | '.join(cells)} |")
+    return "\n".join(["Is noise above the unedited model's interval?", "", *lines])
+
+
+def _above(noise: Mapping[str, float] | None, unedited: Mapping[str, float] | None) -> str:
+    if noise is None or unedited is None:
+        return "–"
+    above = noise["value"] > unedited["high"]
+    return f"**yes**: {100 * noise['value']:.1f}, over {100 * unedited['high']:.1f}" if above else "no"
+
+
 def table(rows: Sequence[Mapping[str, Any]], refused: Sequence[str]) -> str:
     """The rows as one Markdown table, in per cent, and below it what was refused."""
-    lines = [f"| suite | arm | {' | '.join(METRICS)} |", "|" + "---|" * (2 + len(METRICS))]
-    lines += [f"| {r['suite']} | {r['arm']} | " + " | ".join(percent(r[key]) for key in METRICS) + " |" for r in rows]
+    lines = [f"| suite | arm | {' | '.join(COLUMNS)} |", "|" + "---|" * (2 + len(COLUMNS))]
+    lines += [f"| {r['suite']} | {r['arm']} | " + " | ".join(percent(r.get(key)) for key in COLUMNS) + " |" for r in rows]
     return "\n".join([*lines, *(["", "Refused:", "", *(f"- {line}" for line in refused)] if refused else [])])

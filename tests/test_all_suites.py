@@ -32,6 +32,7 @@ def test_every_suite_gets_its_edits() -> None:
     assert all(count[f"emoji/{name}"] == [1] * 4 for name in ("object", "style", "person", "unsafe"))
     first = {name: one.entries[0].targets[0] for name, one in made.items()}
     assert (first["emoji/object"], first["emoji/style"], first["emoji/unsafe"]) == ("cat", "ink style", "bomb")
+    assert first["emoji/person"] == "clown", "so one model without cat, bomb, clown and ink stands in every suite of one"
     for one in made.values():
         for entry in one.entries:
             assert entry.anchor == tuple(one.suite.anchor(target) for target in entry.targets) and entry.retain == ()
@@ -62,6 +63,8 @@ def test_the_estimate_counts_every_arm(tmp_path, capsys) -> None:
     each = sum(len(prompt.seeds) for prompt in one.suite.prompts(["cat"]))
     assert all_suites.images(one, "random") == (1 + 2 * 2 + 1) * each
     assert all_suites.images(one, "none") == (1 + 2 + 1) * each
+    (tmp_path / "without.json").write_text('{"concepts": ["cat"], "styles": ["ink"]}')
+    assert all_suites.images(one, "none") < (1 + 2 + 1) * each, "what else it never knew it is not asked"
     all_suites.main(["--suites", "emoji/object", "--limit-targets", "1", "--estimate", "--out", str(tmp_path / "out")])
     shown = capsys.readouterr().out
     assert f"{5 * each} images in all" in shown and "min at" in shown and not (tmp_path / "out").exists()
@@ -123,4 +126,29 @@ def test_rates_are_pooled_over_a_methods_edits() -> None:
     low, high = wilson(5, 10)
     assert uce["efficacy"] == {"value": 0.5, "low": low, "high": high, "n": 10} and uce["specificity"] is None
     assert (uce["arm"], never["arm"], never["efficacy"]["value"]) == ("uce", "never knew cat", 1.0)
-    assert "| s | uce | 50.0 (23.7–76.3) | – | – | – |" in all_suites_table.table([uce], [])
+    assert "| s | uce | 50.0 (23.7–76.3) | – | – | – | – |" in all_suites_table.table([uce], [])
+
+
+def test_the_mean_is_of_the_pooled_rates() -> None:
+    counts = {"efficacy": (5, 10), "generality": (8, 10), "specificity": (30, 40)}
+    row = {"arm": "edit:a", "group": None, "target": None, "judge": "rule"}
+    found = {"arms": [{"arm": "edit:a", "kind": "edit"}],
+             "metrics": [{**row, "metric": name, "value": hits / n, "n": n} for name, (hits, n) in counts.items()]}  # fmt: skip
+    (pooled,) = all_suites_table.pooled("s", {"a": "uce"}, found)
+    mean = pooled["erasebench"]
+    assert mean["value"] == pytest.approx(3 / (1 / 0.5 + 1 / 0.8 + 1 / 0.75)) and mean["n"] == 60
+    assert 0.4 < mean["low"] < mean["value"] < mean["high"] < 0.85
+    assert pooled["fidelity"] is None
+
+
+def test_noise_above_the_unedited_models_interval_is_said() -> None:
+    def row(arm: str, hits: int) -> dict:
+        rates = dict.fromkeys(all_suites_table.COLUMNS, all_suites_table.rate(hits, 100))
+        return {"suite": "s", "arm": arm, **rates, "fidelity": None}
+
+    rows = [row("unedited", 10), row("uce", 90), row("noise of uce", 17), row("noise of erasepro", 18)]
+    text = all_suites_table.rewarded(rows)
+    assert f"{100 * wilson(10, 100)[1]:.1f}" == "17.4"
+    assert "| s | of uce | no | no | no | – | no |" in text
+    yes = "**yes**: 18.0, over 17.4"
+    assert f"| s | of erasepro | {yes} | {yes} | {yes} | – | {yes} |" in text and text.count("| s |") == 2

@@ -55,7 +55,7 @@ def metrics(rates: dict[str, int] = RATES) -> list[dict[str, Any]]:
 
 def edit(name: str, method: str) -> dict[str, Any]:
     return {"file": f"{name}.safetensors", "sha256": "ed" * 32, "method": method, "parameters": {"depth": 6},
-            "targets": ["cat"], "anchors": ["dog"], "bytes": 80056,
+            "targets": ["cat"], "anchors": ["dog"], "retain": ["fox", "a blue bird"], "seed": 7, "bytes": 80056,
             "self_check": {"modules": 20, "residual": 1.2e-6, "relative_update": 0.085, "sites": SITES}}  # fmt: skip
 
 

@@ -148,6 +148,13 @@ def test_clip_numbers_are_naive_dot_products(data: list[Row], found: dict) -> No
     accuracy = one(found, "clip_accuracy", "edit:e", "plain")
     assert accuracy["value"] == np.mean(nearer)
     assert (accuracy["low"], accuracy["high"]) == wilson(sum(nearer), len(nearer)), "0 of n leaves room for 3/n"
+    unedited = one(found, "clip_accuracy", "base", "plain")
+    assert accuracy["ceiling"] == unedited["value"] == unedited["ceiling"] and accuracy["floor"] is None, "no anchor drawn"
+    anchors = [replace(r, arm=arm, group="anchor", prompt=f"anchor/{r.prompt}", target="cat", wanted=["dog"])
+               for arm in ("base", "edit:e", "edit:same") for r in data if r.arm == "base" and r.group == "neighbour"]
+    both = aggregate([*data, *anchors], HEAD, handmade.texts())
+    shown = [vector(r) @ text("cat") > vector(r) @ text("dog") for r in anchors if r.arm == "base"]
+    assert one(both, "clip_accuracy", "edit:e", "plain")["floor"] == np.mean(shown)
     twins = [2.5 * float(vector(r) @ text(HEAD["twins"][r.prompt])) for r in plain if r.prompt in HEAD["twins"]]
     assert one(found, "in_prompt", "edit:e")["value"] == pytest.approx(np.mean(twins), rel=1e-3)
 

@@ -80,6 +80,9 @@ def test_m3_is_the_ratio_of_mean_cosines_and_m4_of_distances() -> None:
 
     ratio = np.mean([cos(r) for r in kept]) / np.mean([cos(base[r.shot]) for r in kept])
     entry = one(handmade.results(), f"m3-local({NEAR})", "edit:e")
+    odd = [cos(replace(r, text=s.text)) for r in kept for s in kept if r.prompt != s.prompt]
+    low = np.mean(odd) / np.mean([cos(base[r.shot]) for r in kept])
+    assert entry["floor"] == pytest.approx(min(1, low), abs=1e-6) and entry["ceiling"] == 1
     assert (entry["raw"], entry["n"]) == (pytest.approx(ratio, abs=1e-6), len(kept)) and entry["value"] == min(
         1, entry["raw"]
     )

@@ -29,6 +29,21 @@ def test_image_distance_is_one_minus_the_cosine_of_the_pair() -> None:
     assert plain["n"] == sum(r.group == "plain" for r in OURS)
 
 
+def test_image_distance_stands_beside_other_prompts_and_other_seeds() -> None:
+    entry = one(handmade.results(), f"image_distance_u({NEAR})", "edit:e", "unrelated")
+    by_prompt: dict[str, list[np.ndarray]] = {}
+    for r in (r for r in OURS if r.group == "unrelated"):
+        by_prompt.setdefault(r.prompt, []).append(vector(BASE[r.shot]))
+    groups = list(by_prompt.values())
+    apart = [np.mean([1 - float(x @ y) for x in a for y in b]) for a in groups for b in groups if a is not b]
+    assert entry["floor"] == pytest.approx(np.mean(apart), abs=1e-8)
+    halves = [(g[: len(g) // 2], g[len(g) // 2 :]) for g in groups]
+    again = [np.mean([1 - float(x @ y) for x in a for y in b]) for a, b in halves]
+    assert entry["ceiling"] == pytest.approx(np.mean(again), abs=1e-8)
+    single = [r for r in handmade.data() if r.seed == 0]
+    assert one(aggregate(single, HEAD, handmade.texts()), f"image_distance_u({NEAR})", "edit:e")["ceiling"] is None
+
+
 def test_sets_are_those_of_unrelated_prompts() -> None:
     kept = [r for r in OURS if r.group in ("unrelated", "style")]
     a, b = (np.stack([vector(r) for r in rows]) for rows in (kept, [BASE[r.shot] for r in kept]))

@@ -18,7 +18,7 @@ def digest(parameters: dict) -> str:
 
 
 @pytest.mark.parametrize(("key", "named"), [("captions", "@{}"), ("captions", "a cat; @{}"), ("prompts", "{}"),
-                                            ("prior_file", "{}"), ("on", "{}")])  # fmt: skip
+                                            ("prior_file", "{}"), ("template_file", "{}"), ("on", "{}")])  # fmt: skip
 def test_the_content_decides_and_not_the_name(key: str, named: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one.txt", tmp_path / "two.txt"
     one.write_text("a photo of a cat\n")

@@ -11,7 +11,7 @@ import pytest
 from synthetic import JUDGE, RATES, arm, estimate, metrics, results, rows
 
 from erasekit.errors import EraseKitError
-from erasekit.evaluation import cautions, page_pictures, page_style
+from erasekit.evaluation import cautions, page_pictures, page_record, page_style
 from erasekit.evaluation.page import html, write_report
 from erasekit.evaluation.page_limits import limits
 from erasekit.evaluation.page_parts import duration, interval, number, size
@@ -154,6 +154,17 @@ def test_style_suites_read_the_judges_style(run: tuple[Path, list[dict[str, Any]
 def test_times_are_shown_where_they_are_known(run: tuple[Path, list[dict[str, Any]], str]) -> None:
     page = html(results(), run[1], run[0], timing={"images": {"base": 840.0}, "fit": {EDIT: 3.2}})
     assert "<td>14 min</td><td>2 s</td>" in page and "<td>3.2 s</td>" in page
+
+
+def test_the_record_says_what_the_edit_was_told_and_which_plan_it_was() -> None:
+    known = results()
+    known["created_by"]["plan_sha256"] = "9f" * 32
+    assert "fox, a blue bird" in page_record.edits(seen([])) and "told to keep" in page_record.edits(seen([]))
+    assert "9f" * 32 in page_record.provenance(seen([], created_by=known["created_by"]))
+    for one in known["arms"]:
+        for name in ("retain", "seed"):
+            (one["edit"] or {}).pop(name, None)
+    assert "told to keep" not in page_record.edits(seen([], arms=known["arms"])), "older results hold neither"
 
 
 def test_the_deciding_judge_is_the_suites_first(run: tuple[Path, list[dict[str, Any]], str]) -> None:

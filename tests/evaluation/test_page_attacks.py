@@ -13,6 +13,7 @@ from synthetic import results, rows
 from test_page import Reader
 
 from erasekit.attacks import folder as folders
+from erasekit.cli.attack import summary
 from erasekit.errors import UsageError
 from erasekit.evaluation.page import html
 from erasekit.evaluation.page_limits import limits
@@ -50,6 +51,20 @@ def test_the_ladder_its_pictures_and_what_was_not_run_are_shown(place: Path, tmp
         "Only these attacks were run: plain prompts, p4d, relearning" in said
         and "But for what these attacks did" in said
     )
+
+
+def test_relearning_has_a_curve_and_a_control_stands_beside_each_rung(place: Path, tmp_path: Path) -> None:
+    found = json.loads((place / "results.json").read_text())
+    assert [one["curve"] for one in found["rungs"]] == [[], [], [], [[0, 0, 4], [15, 1, 4], [16, 2, 4], [17, 3, 4], [18, 4, 4]]]
+    page = (place / "report.html").read_text()
+    said = "relearning, cases that show the target after so many steps: 0/4 after 0, 1/4 after 15"
+    assert said in page and "relearning: cases shown by steps" in page and "never knew (95" not in page
+    control = {"model": "without-cat", "model_sha256": "0", "rungs": found["rungs"]}
+    beside = attacked.folder(tmp_path, never_knew=control)
+    page = Reader((beside / "report.html").read_text()).text
+    assert "never knew (95 %)" in page and "on without-cat of the same recipe" in page
+    assert "relearning, never knew, cases that show" in page
+    assert summary(json.loads((beside / "results.json").read_text())).splitlines()[0].endswith("never knew it")
 
 
 def test_its_lines_are_lines_of_the_results(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,13 @@ def test_a_file_of_a_name_that_is_taken_is_called_after_its_folder_and_renames_n
     assert not any(entry.named for entry in entries)
     with pytest.raises(UsageError, match="two edits would be called 'edit'"):
         Plan(("tiny",), edits=plans.files([paths[0], paths[0]]))
+
+
+def test_a_plan_knows_the_bytes_that_it_was_read_from(tmp_path: Path) -> None:
+    path = written(tmp_path, "suite: tiny\ntargets: cat\n")
+    assert plans.read(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and Plan(("tiny",)).sha256 == ""
+    with pytest.raises(UsageError, match="has sha256"):
+        plans.read(written(tmp_path, "suite: tiny\nsha256: made up\n"))
 
 
 def test_a_missing_plan_is_one_line(tmp_path: Path) -> None:

@@ -148,6 +148,29 @@ def test_a_worker_draws_what_the_plain_pipeline_draws(sd1_folder: Path, edit_fil
     assert (drawn[0] - drawn[1]).abs().max() > 2 / 255, "the edit changes the image"
 
 
+def test_a_batch_of_texts_is_encoded_once_by_each_state_of_the_encoder(sd1_folder: Path, edit_file: Path, monkeypatch) -> None:
+    """And the images are those of a worker that draws the shard first: what was drawn before leaves no trace."""
+    monkeypatch.setattr(drawing, "draw", DRAW)
+    pipe, encoded = models.load(sd1_folder), []
+    real = type(pipe).encode_prompt
+
+    def encode_prompt(self, prompt, *given, **options):
+        if isinstance(prompt, list):
+            encoded.append(tuple(prompt))
+        return real(self, prompt, *given, **options)
+
+    monkeypatch.setattr(type(pipe), "encode_prompt", encode_prompt)
+    own = Brush(str(sd1_folder))
+    edited = replace(own, edit=Pinned(edit_file, file_sha256(edit_file)))
+    prompt = replace(fakes.PROMPTS[0], seeds=(0, 1, 2))
+    both = shards.split("base", [prompt], size=2, context={})
+    tasks = [Task("k", shard, brush, fakes.suite().sampling, ()) for brush in (own, edited) for shard in both]
+    worker = Worker()
+    drawn = [worker.run(task).pngs for task in tasks]
+    assert encoded == [(prompt.text,), ("",)] * 2, "two shards each, once by the model and once by the edited one"
+    assert [Worker().run(task).pngs for task in (tasks[1], tasks[3])] == [drawn[1], drawn[3]]
+
+
 def test_times_are_beside_the_results(whole: Path) -> None:
     times = json.loads((whole / "timing.json").read_text())
     assert times["images"].keys() == {"base", "edit:mine", "random:mine"} and min(times["images"].values()) > 0
@@ -304,8 +327,8 @@ def test_a_baseline_of_another_model_is_refused(plan: Plan, sd2_folder: Path, tm
 
 
 def test_several_suites_and_fitted_edits(plan: Plan, tmp_path: Path) -> None:
-    entry = Entry("uce-cat", method="uce", targets=("cat",), anchor=("dog",))
-    both = replace(plan, suites=("tiny", "other/tiny"), edits=(entry,), control="none")
+    entry = Entry("uce-cat", method="uce", targets=("cat",), anchor=("dog",), retain=("fox",), seed=3)
+    both = replace(plan, suites=("tiny", "other/tiny"), edits=(entry,), control="none", sha256="5e" * 32)
     found = runner.evaluate(both, tmp_path / "out", executor=Local())
     assert found == [tmp_path / "out" / "tiny" / "results.json", tmp_path / "out" / "other-tiny" / "results.json"]
     (fitted,) = (tmp_path / "out" / "edits").glob("*.safetensors")
@@ -314,14 +337,20 @@ def test_several_suites_and_fitted_edits(plan: Plan, tmp_path: Path) -> None:
     runner.evaluate(both, tmp_path / "out", executor=again)
     assert (again.images, fitted.stat().st_mtime_ns) == (0, before), "a fitted edit is not fitted again"
     assert "fit" in json.loads((found[0].parent / "timing.json").read_text())
-    assert results.load(found[0])["arms"][1]["edit"]["method"] == "uce"
+    written = results.load(found[0])
+    edit = written["arms"][1]["edit"]
+    assert (edit["method"], edit["retain"], edit["seed"]) == ("uce", ["fox"], 3), "all that the edit was fitted from"
+    assert written["created_by"]["plan_sha256"] == "5e" * 32
 
 
 def test_models_that_never_knew(plan: Plan, tmp_path: Path) -> None:
     tiny.sd1(seed=3).save_pretrained(tmp_path / "never")
+    (tmp_path / "never/without.json").write_text('{"concepts": ["cat"], "styles": ["flat"]}')
     found = run(replace(plan, never=(f"cat={tmp_path / 'never'}",)), tmp_path / "out")
     arm = found["arms"][-1]
-    assert (arm["arm"], arm["kind"], arm["images"], arm["edit"]) == ("never:cat", "never", fakes.COUNT, None)
+    asked = fakes.COUNT - 3  # one prompt of three seeds asks for the flat style, which it never knew either
+    assert (arm["arm"], arm["kind"], arm["images"], arm["edit"]) == ("never:cat", "never", asked, None)
+    assert any("never knew cat: not asked 1 of 6 prompts" in line for line in found["warnings"])
     drawn = {(row.arm, *row.shot): row.sha256 for row in rows.read(tmp_path / "out" / "rows.jsonl")}
     assert drawn["never:cat", "plain/cat/1", 0] != drawn["base", "plain/cat/1", 0]
 

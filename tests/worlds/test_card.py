@@ -5,7 +5,9 @@ import torch
 
 from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES, names
 from erasekit.worlds.emoji.judge import Verdict
-from erasekit.worlds.emoji.train.card import Ask, calibrate, card, measure
+from erasekit.worlds.emoji.train.card import PLAIN, Ask, asked_sets, calibrate, card, measure, plain_asks
+from erasekit.worlds.emoji.train.loop import step_rng
+from erasekit.worlds.emoji.train.withheld import Withheld
 
 IMAGES = torch.zeros(1, 3, 64, 64)
 
@@ -57,3 +59,15 @@ def test_the_card_says_by_which_rule_each_share_was_counted():
     assert "| plain | the object named right | 100.0 %" in text
     assert "| plain | exactly the asked objects found | 0.0 %" in text
     assert "forced choice" in text and "above 0.5" in text
+
+
+def test_what_was_withheld_is_asked_apart_and_the_card_names_it():
+    held = Withheld(("cat", "hot dog"), ("ink",))
+    full, apart = asked_sets(step_rng(0, "card", 0)), asked_sets(step_rng(0, "card", 0), held)
+    never = apart.pop(f"{PLAIN}, never seen in training")
+    assert full[PLAIN] == plain_asks() and list(apart) == list(full)
+    assert len(never) == len(names()) + 2 * (len(STYLES) - 1) and set(never) | set(apart[PLAIN]) == set(full[PLAIN])
+    assert not any(held.among(ask.objects, ask.style) for asks in apart.values() for ask in asks)
+    text = card({PLAIN: measure([Ask("", (3,))], IMAGES, saying({3: 0.9}))}, {"steps": 20, "guidance": 4.0}, held)
+    assert text.startswith("# The emoji world's model that never knew cat, hot dog, ink style\n")
+    assert "card --work FOLDER --without cat 'hot dog' --without-style ink`" in text

@@ -14,6 +14,7 @@ from erasekit.worlds.emoji.train import focus
 from erasekit.worlds.emoji.train.card import Ask
 from erasekit.worlds.emoji.train.denoiser import SHARES, chosen_rows, pairs, row_focus, row_weights
 from erasekit.worlds.emoji.train.focus import MOST, PICTURES, boost, wrong
+from erasekit.worlds.emoji.train.withheld import Withheld
 
 GRID = (len(names()), len(STYLES))
 
@@ -65,6 +66,22 @@ def test_without_a_focus_the_recipe_is_as_it_was(tmp_path):
     torch.save(torch.ones(GRID), tmp_path / "focus.pt")
     found = row_focus(tmp_path, 0, 50)
     assert found is not None and len(found) == 50 and found[-1] == pytest.approx(1)
+
+
+def test_what_is_withheld_takes_no_focus_from_the_rest(tmp_path):
+    """A heavy drawing that is withheld weighs nothing: the others have the shares that they have without it."""
+    weight, cat, dog = np.ones(GRID), names().index("cat"), names().index("dog")
+    weight[cat], weight[dog, 2] = 6, 3
+    torch.save(torch.from_numpy(weight), tmp_path / "focus.pt")
+    held = Withheld(("cat",))
+    rows = pairs(0, 6000, held)
+    found = row_focus(tmp_path, 0, 6000, held)
+    assert found is not None
+    probability = np.diff(found, prepend=0)
+    assert probability == pytest.approx(row_weights(*rows, weight))
+    named = mass(*rows, probability, "named")
+    assert named[cat].sum() == 0 and named.sum() == pytest.approx(SHARES["named"], rel=1e-5)
+    assert named[dog, 2] == pytest.approx(3 * named[names().index("horse"), 2], rel=1e-4)
 
 
 def test_drawings_that_come_out_wrong_are_shown_more_and_none_is_forgotten():

@@ -11,18 +11,19 @@ from erasekit.worlds.emoji.scenes import sample_scene
 from erasekit.worlds.emoji.train import denoiser
 from erasekit.worlds.emoji.train.__main__ import build_parser, main, options_of
 from erasekit.worlds.emoji.train.loop import step_rng
+from erasekit.worlds.emoji.train.withheld import NOTHING, Withheld
 
 
 def test_without_the_option_the_data_is_what_it_was():
     rng = step_rng(5, "denoiser-data", 0)
     scenes = [sample_scene(rng, pair_share=denoiser.PAIR_SHARE) for _ in range(80)]
     assert denoiser.pairs(5, 80) == (scenes, [caption(s, rng) for s in scenes])
-    assert denoiser.NOTHING.suffix == ""
+    assert NOTHING.suffix == ""
 
 
 @pytest.fixture(scope="module")
 def withheld():
-    return denoiser.Withheld(("cat", "bomb"), ("ink",))
+    return Withheld(("cat", "bomb"), ("ink",))
 
 
 def test_withheld_things_are_neither_shown_nor_named(withheld):
@@ -34,7 +35,7 @@ def test_withheld_things_are_neither_shown_nor_named(withheld):
 
 
 def test_all_other_rows_stay_and_singles_stay_singles(withheld):
-    full, without = (zip(*denoiser.pairs(0, 3000, w), strict=True) for w in (denoiser.NOTHING, withheld))
+    full, without = (zip(*denoiser.pairs(0, 3000, w), strict=True) for w in (NOTHING, withheld))
     changed = 0
     for (scene, text), (other, said) in zip(full, without, strict=True):
         assert len(scene.objects) == len(other.objects)
@@ -47,7 +48,7 @@ def test_all_other_rows_stay_and_singles_stay_singles(withheld):
 
 @pytest.mark.parametrize(("count", "objects", "styles"), [(3000, ("hot dog",), ()), (3000, (), ("flat", "blob"))])
 def test_one_kind_alone_can_be_withheld(count, objects, styles):
-    scenes, _ = denoiser.pairs(1, count, denoiser.Withheld(objects, styles))
+    scenes, _ = denoiser.pairs(1, count, Withheld(objects, styles))
     assert not any(names()[i] in objects for s in scenes for i in s.objects)
     assert not any(STYLES[s.style] in styles for s in scenes)
 
@@ -55,15 +56,15 @@ def test_one_kind_alone_can_be_withheld(count, objects, styles):
 def test_files_of_other_data_never_have_the_same_names(withheld, tmp_path, monkeypatch):
     monkeypatch.setattr(denoiser, "encode_scenes", lambda work, scenes: torch.tensor([s.style for s in scenes]))
     monkeypatch.setattr(denoiser, "encode_text", lambda work, texts: torch.tensor([len(t) for t in texts]))
-    for held in (denoiser.NOTHING, withheld):
+    for held in (NOTHING, withheld):
         for _ in range(2):
             scenes, texts = denoiser.pairs(0, 40, held)
             assert denoiser.latents(tmp_path, 0, 40, held).tolist() == [s.style for s in scenes]
             assert denoiser.contexts(tmp_path, 0, 40, held).tolist() == [*map(len, texts), 0]
     found = {path.name for path in tmp_path.iterdir()}
     assert {"latents.pt", "contexts.pt", f"latents{withheld.suffix}.pt", f"contexts{withheld.suffix}.pt"} == found
-    assert withheld.suffix == denoiser.Withheld(("bomb", "cat"), ("ink",)).suffix == "-without-bomb+cat+ink-style"
-    many = [denoiser.Withheld(names()[i : i + 100]).suffix for i in (0, 1)]
+    assert withheld.suffix == Withheld(("bomb", "cat"), ("ink",)).suffix == "-without-bomb+cat+ink-style"
+    many = [Withheld(names()[i : i + 100]).suffix for i in (0, 1)]
     assert len(set(many)) == 2 and max(map(len, many)) < 80
 
 
@@ -73,8 +74,11 @@ def test_training_without_concepts_leaves_the_full_model_alone(tmp_path, monkeyp
     seen = []
     monkeypatch.setattr(denoiser, "build", lambda: torch.nn.Identity())
     monkeypatch.setattr(denoiser, "train", lambda model, loss, plan, path, **_: seen.append(path.name) or Saved(seen))
+    focused = []
+    monkeypatch.setattr(denoiser, "row_focus", lambda work, seed, count, withheld: focused.append(withheld))
     denoiser.run(tmp_path, steps=1, count=8, without=["cat"])
     denoiser.run(tmp_path, steps=1, count=8)
+    assert focused == [Withheld(("cat",)), NOTHING]
     assert seen == ["denoiser-without-cat.pt", "unet-without-cat", "denoiser.pt", "unet"]
 
 
@@ -97,7 +101,7 @@ class Saved:
 )
 def test_what_cannot_be_withheld_is_refused(held, words):
     with pytest.raises(UsageError, match=words):
-        denoiser.Withheld(*held)
+        Withheld(*held)
 
 
 def test_the_options_reach_the_stage(tmp_path, capsys):

@@ -25,7 +25,8 @@ class Loaded:
     """An edit's file, and what the file says of itself (its tensors are left to the workers).
 
     `name` makes the arm's key, which rows and folders keep; `label` is what people read. `sha256` is "" as long as the
-    edit is still to be fitted: then `file` is where it will lie, and `about` what its request says.
+    edit is still to be fitted: then `file` is where it will lie, and `about` what its request says. `controlled`: whether
+    noise of its norm is defined.
     """
 
     name: str
@@ -33,18 +34,19 @@ class Loaded:
     file: Path
     sha256: str
     about: Mapping[str, Any]
-    code_only: bool
+    controlled: bool
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the results say of the edit."""
-        kept = ("method", "parameters", "targets", "anchors", "bytes", "self_check")
+        kept = ("method", "parameters", "targets", "anchors", "retain", "seed", "bytes", "self_check")
         return {"file": self.file.name, "sha256": self.sha256} | {key: self.about[key] for key in kept}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing that draws `prompts`. `model_sha256` is of the model's files, `edit` is for the results."""
+    """One thing that draws `prompts`. `model_sha256` is of the model's files, `edit` is for the results, `note` what a
+    reader must know of the arm before its numbers."""
 
     arm: str
     kind: str
@@ -53,6 +55,7 @@ class Arm:
     prompts: tuple[Prompt, ...]
     model_sha256: str
     edit: dict[str, Any] | None = None
+    note: str = ""
 
     def context(self, sampling: Sampling) -> dict[str, Any]:
         """All that decides this arm's pixels but prompts and seeds."""
@@ -94,19 +97,17 @@ def _foreseen(entry: Entry, path: Path) -> Loaded:
         if entry.file is not None:
             raise
     about = fits.foreseen(entry)
-    return Loaded(entry.name, entry.name if entry.named else labels.label(about), path, "", about, code_only=False)
+    return Loaded(entry.name, entry.name if entry.named else labels.label(about), path, "", about, controlled=True)
 
 
 def _loaded(entry: Entry, path: Path) -> Loaded:
     from erasekit import io
-    from erasekit.ops import LinearOp
 
     data = read_bytes(path)
     edit = io.parse(data, path)
-    linear = any(isinstance(op, LinearOp) for op in edit.ops)
     about = edit.describe()
     label = entry.name if entry.named else labels.label(about)
-    return Loaded(entry.name, label, path, hashlib.sha256(data).hexdigest(), about, not linear)
+    return Loaded(entry.name, label, path, hashlib.sha256(data).hexdigest(), about, controls.has_noise(edit))
 
 
 def build(plan: Plan, suite: Suite, edits: Sequence[Loaded], model_sha256: str) -> list[Arm]:
@@ -126,7 +127,7 @@ def build(plan: Plan, suite: Suite, edits: Sequence[Loaded], model_sha256: str) 
         brush = replace(own, edit=Pinned(edit.file, edit.sha256))
         arm = Arm(f"edit:{edit.name}", "edit", edit.label, brush, asked[edit.name], model_sha256, edit.facts)
         arms.append(arm)
-        if plan.control == "random" and not edit.code_only:
+        if plan.control == "random" and edit.controlled:
             arms.append(_random(arm, edit, plan.seed))
     never = [_never(spec, plan, suite, edits, whole) for spec in plan.never]
     if twice := [arm.label for i, arm in enumerate(never) if arm.arm in {one.arm for one in never[:i]}]:
@@ -156,10 +157,12 @@ def _never(spec: str, plan: Plan, suite: Suite, edits: Sequence[Loaded], whole: 
     lists = [
         suite.prompts(e.about["targets"], e.about["anchors"]) for e in edits if model.concept in e.about["targets"]
     ]
-    prompts = union(lists) if lists else whole
-    brush = Brush(str(model.folder), device=plan.device)
-    return Arm(f"never:{model.concept}", "never", f"model that never knew {model.concept}", brush, prompts,
-               model_sha256(model.folder))  # fmt: skip
+    asked = union(lists) if lists else whole
+    prompts = controls.fair(asked, suite, model)
+    brush, label = Brush(str(model.folder), device=plan.device), f"model that never knew {model.concept}"
+    note = f"{label}: not asked {len(asked) - len(prompts)} of {len(asked)} prompts, which ask for others that it never knew"
+    return Arm(f"never:{model.concept}", "never", label, brush, prompts, model_sha256(model.folder),
+               note=note if len(prompts) < len(asked) else "")  # fmt: skip
 
 
 def model_facts(name: str, folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ perturbation is as large as the edit, at the same weights, and means nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,42 +15,56 @@ from typing import TYPE_CHECKING, Any
 from erasekit.errors import UsageError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from erasekit.edit import Edit
+    from erasekit.evaluation.suites import Prompt, Suite
 
 RANDOM = "random control"
+WITHOUT = "without.json"
+"""The file in a model's folder that says what it was trained without: {"concepts": [...], "styles": [...]}."""
 
 
 def random_like(edit: Edit, pipe: Any, *, seed: int) -> Edit:
     """An edit that adds to each weight of `edit` Gaussian noise of exactly the edit's Frobenius norm there.
 
-    Ops on one module count as their sum; biases likewise. The noise depends on `seed` and on the weights' names and
-    shapes only. `pipe` is read for the original weights (a `Projection` has no delta without). Raises `UsageError`
-    for an edit without linear ops: code has no norm.
+    Ops on one module count as their sum; biases likewise. SPM's modules and Receler's erasers become noise of their norm
+    in the same code (`noise.ADAPTERS`); other code has no norm and is left out. The noise depends on `seed` and on the
+    weights' names and shapes only. `pipe` is read for the original weights (a `Projection` has no delta without).
+    Raises `UsageError` for an edit of which nothing is left.
     """
     import torch
 
     from erasekit.attach import find_module, original
-    from erasekit.edit import Dense, Edit, LinearOp
+    from erasekit.edit import Adapter, Dense, Edit, LinearOp, Op
+    from erasekit.evaluation import noise
 
+    if not has_noise(edit):
+        raise UsageError("noise of the norm of this edit is not defined, as it acts through code: use --control none")
     places: dict[str, list[LinearOp]] = {}
     for op in edit.ops:
         if isinstance(op, LinearOp):
             places.setdefault(op.site, []).append(op)
-    if not places:
-        raise UsageError("this edit changes no weight, so noise of its norm is not defined: use --control none")
     generator = torch.Generator("cpu").manual_seed(seed)
-    ops = []
+    ops: list[Op] = []
     for _, linear in sorted(places.items()):
         first, weight = linear[0], original(find_module(pipe, linear[0]))
         change = _total([op.delta(weight) for op in linear])
-        noise = _noise(change, generator)
+        delta = noise.gaussian(change, generator)
         biases = [found for op in linear if (found := op.bias_delta()) is not None]
-        bias = _noise(_total(biases), generator) if biases else None
-        ops.append(Dense(first.component, first.module, noise, bias))
+        bias = noise.gaussian(_total(biases), generator) if biases else None
+        ops.append(Dense(first.component, first.module, delta, bias))
+    coded = [op for op in edit.ops if isinstance(op, Adapter) and noise.defined(op)]
+    ops += [noise.ADAPTERS[op.adapter](op, generator) for op in coded]
     return Edit(tuple(ops), edit.base, RANDOM, {"seed": seed}, targets=edit.targets, anchors=edit.anchors, seed=seed)
+
+
+def has_noise(edit: Edit) -> bool:
+    """Whether `random_like` has noise for some of the edit."""
+    from erasekit.evaluation import noise
+    from erasekit.ops import LinearOp
+
+    return any(isinstance(op, LinearOp) or noise.defined(op) for op in edit.ops)
 
 
 def _total(changes: Sequence[Tensor]) -> Tensor:
@@ -57,15 +72,6 @@ def _total(changes: Sequence[Tensor]) -> Tensor:
     for change in changes[1:]:
         total = total + change
     return total
-
-
-def _noise(change: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian noise of the shape and the Frobenius norm of `change`, in its dtype, on the CPU."""
-    import torch
-
-    noise = torch.randn(change.shape, generator=generator, dtype=torch.float64)
-    wide = change.detach().to(device="cpu", dtype=torch.float64)
-    return (noise * (wide.norm() / noise.norm())).to(change.dtype)
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,29 @@ def never(spec: str, targets: Sequence[str]) -> Never:
 def _named(name: str, targets: Sequence[str]) -> str:
     words = name.replace("_", "-").split("never-")[-1].replace("-", " ")
     return targets[0] if words not in targets and len(targets) == 1 else words
+
+
+def withheld(folder: Path) -> frozenset[str]:
+    """What the model in `folder` was trained without, as judges call it (a style without "style"); empty where no
+    `without.json` says so. Raises `UsageError` for one that cannot be read."""
+    path = folder / WITHOUT
+    if not path.is_file():
+        return frozenset()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return frozenset(str(word) for kind in ("concepts", "styles") for word in found[kind])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} does not say what the model was trained without: write it anew (the training's stage "
+                         "assemble does)") from error  # fmt: skip
+
+
+def fair(prompts: Sequence[Prompt], suite: Suite, model: Never) -> tuple[Prompt, ...]:
+    """The prompts that ask for nothing else that the model was trained without: of those it shows no more than of its own
+    concept, and to erase one concept is not to lose them. Raises `UsageError` where it knows the concept."""
+    never, own = withheld(model.folder), suite.label(model.concept)
+    if never and own not in never:
+        raise UsageError(f"--never {model.concept}={model.folder}: the model there was trained with {own!r}, and without "
+                         f"{', '.join(sorted(never))}: name one of these")  # fmt: skip
+    rest = never - {own}
+    return tuple(p for p in prompts
+                 if rest.isdisjoint((*p.wanted, p.style, *([suite.label(p.target)] if p.target else ()))))  # fmt: skip

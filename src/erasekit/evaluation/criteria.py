@@ -77,7 +77,17 @@ def _aligned(side: Side, space: Space, both: Sequence[tuple[Row, Row]]) -> Itera
     if before.mean() <= 0:
         return
     found = eraseeval.m3(before.tolist(), after.tolist(), substitute=TEXTS)
-    yield found, _line(side, space, found, _bare(found.value, len(both)))
+    ends = {"floor": _permuted(space, both, texts, float(before.mean())), "ceiling": 1.0}  # 1: the unedited model
+    yield found, _line(side, space, found, _bare(found.value, len(both)), **ends)
+
+
+def _permuted(space: Space, both: Sequence[tuple[Row, Row]], texts: np.ndarray, before: float) -> float | None:
+    """M3 of the same images with each other's texts: what is left of it where a picture has nothing to do with its text."""
+    prompts = [row.prompt for row, _ in both]
+    if len(set(prompts)) < 2:
+        return None
+    found = clip.floor(space.images([row for row, _ in both]), texts, prompts, scale="cosine") / before
+    return round(min(1.0, max(0.0, found)), DIGITS)
 
 
 def _real(side: Side, space: Space, both: Sequence[tuple[Row, Row]]) -> Iterator[tuple[Criterion, dict[str, Any]]]:
@@ -120,8 +130,5 @@ def _by_prompt(rows: Sequence[Row]) -> Rows:
 
 def _ceiling(groups: Sequence[np.ndarray]) -> float | None:
     """The unedited model against itself with other seeds; None where every prompt has one seed."""
-    several = [images for images in groups if len(images) > 1]
-    if not several:
-        return None
-    halves = [eraseeval.ceiling(images[: len(images) // 2], images[len(images) // 2 :]) for images in several]
-    return round(float(np.mean(halves)), DIGITS)
+    found = eraseeval.ceilings(groups)
+    return None if found is None else round(found, DIGITS)

@@ -6,14 +6,14 @@ gives their weights, `measures.py` has computed them after drawing. Every name h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from erasekit.errors import EraseKitError
 from erasekit.evaluation import bootstrap
-from erasekit.evaluation.metrics import clip, distribution
+from erasekit.evaluation.metrics import clip, distribution, eraseeval
 from erasekit.evaluation.metrics.distribution import Distance, Features
 from erasekit.evaluation.rates import Side, group, line, picks
 from erasekit.evaluation.rows import Row
@@ -35,7 +35,7 @@ def distances(side: Side, space: Space) -> Lines:
     ours, base = (space.images(rows) for rows in zip(*both, strict=True))
     apart = np.maximum(0.0, np.round(1 - clip.cosines(ours, base), 12)).tolist()
     values = {row.shot: value for (row, _), value in zip(both, apart, strict=True)}
-    yield from changes(side, "image_distance", space.judge, space.judge, values)
+    yield from changes(side, "image_distance", space.judge, space.judge, values, lambda part: _ends(side, space, part))
     kept = [(row, before) for row, before in both if row.group in APART]
     for kind in distribution.KEYS:
         if kept and not distribution.refusal(kind, len(kept), ours.shape[1]):
@@ -107,15 +107,28 @@ def pair_key(row: Row, before: Row) -> str:
     return f"{before.sha256}-{row.sha256}"
 
 
-def changes(side: Side, stem: str, space: str, judge: str, values: Mapping[tuple[str, int], float]) -> Lines:
-    """Mean distances by group and target, with intervals over prompts: `stem`_e on the target's prompts, _u on others."""
+def changes(side: Side, stem: str, space: str, judge: str, values: Mapping[tuple[str, int], float],
+            ends: Callable[[Sequence[Row]], dict[str, float | None]] = lambda part: {}) -> Lines:  # fmt: skip
+    """Mean distances by group and target, with intervals over prompts: `stem`_e on the target's prompts, _u on others.
+    `ends`: floor and ceiling of a part of the rows."""
     for end, asks in ENDS.items():
         name = f"{stem}_{end}({space})"
         rows = [row for row in side.rows if row.shot in values and group(row).asks == asks]
         for group_name, target, part in picks(rows):
             found = bootstrap.mean([values[row.shot] for row in part], [row.prompt for row in part],
                                    generator=rng(name, side.arm, group_name, target))  # fmt: skip
-            yield line(name, side.arm, group_name, target, found, judge)
+            yield line(name, side.arm, group_name, target, found, judge, **ends(part))
+
+
+def _ends(side: Side, space: Space, part: Sequence[Row]) -> dict[str, float | None]:
+    """How far the unedited model's images of these prompts are from each other: of other prompts, and of other seeds."""
+    shown: dict[str, list[Row]] = {}
+    for row in part:
+        shown.setdefault(row.prompt, []).append(side.base[row.shot])
+    groups = [space.images(rows) for rows in shown.values()]
+    again = eraseeval.ceilings(groups)
+    return {"floor": round(1 - eraseeval.floor(groups), DIGITS) if len(groups) > 1 else None,
+            "ceiling": None if again is None else round(1 - again, DIGITS)}  # fmt: skip
 
 
 def set_distance(kind: str, ours: Features, base: Features, arm: str) -> Distance:

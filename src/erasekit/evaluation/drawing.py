@@ -35,11 +35,35 @@ def use_scheduler(pipe: Any, name: str) -> None:
     pipe.scheduler = found.from_config(pipe.scheduler.config)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling, *, encode: bool = True) -> Tensor:
+class Encoded:
+    """The last few batches of texts and their embeddings, by one state of one text encoder.
+
+    Kept by the whole batch: a text's last bits depend on those that it is encoded with, and images must not depend on what
+    was drawn before. The empty text of guidance and a prompt whose seeds fill several shards are then encoded once.
+    """
+
+    def __init__(self, most: int = 4) -> None:
+        self._most = most
+        self._known: dict[tuple[str, ...], Tensor] = {}
+
+    def get(self, pipe: Any, texts: Sequence[str]) -> Tensor:
+        """The texts' embeddings, encoded now if they are not among those that are kept."""
+        key = tuple(texts)
+        found = self._known.pop(key, None)
+        if found is None:
+            found, _ = pipe.encode_prompt(list(texts), pipe.device, 1, False)
+        self._known[key] = found  # now the last
+        while len(self._known) > self._most:
+            del self._known[next(iter(self._known))]
+        return found
+
+
+def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling, *, encode: bool = True,
+         known: Encoded | None = None) -> Tensor:  # fmt: skip
     """The images as bytes: uint8 (n, h, w, 3). An image that is not finite comes out black, which no judge accepts.
 
     Every image has a `torch.Generator` of its own, seeded on the CPU. With `encode` each prompt is encoded once, by
-    the text encoder as it is now (with whatever edit is applied).
+    the text encoder as it is now (with whatever edit is applied); `known` is what this very state of it gave before.
     """
     import torch
 
@@ -51,7 +75,7 @@ def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], sampling: Samp
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     with torch.no_grad():
         if encode and type(pipe).__name__ in EMBEDS:
-            options |= _embeddings(pipe, prompts, sampling.guidance)
+            options |= _embeddings(pipe, prompts, sampling.guidance, known or Encoded())
         else:
             options["prompt"] = list(prompts)
         images = pipe(**options, generator=generators, output_type="pt").images.float().cpu()
@@ -60,14 +84,13 @@ def draw(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], sampling: Samp
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def _embeddings(pipe: Any, prompts: Sequence[str], guidance: float) -> dict[str, Tensor]:
+def _embeddings(pipe: Any, prompts: Sequence[str], guidance: float, known: Encoded) -> dict[str, Tensor]:
     """The pipeline's `prompt_embeds` and, with guidance, `negative_prompt_embeds`, each text encoded once."""
     unique = list(dict.fromkeys(prompts))
-    found, _ = pipe.encode_prompt(unique, pipe.device, 1, False)
+    found = known.get(pipe, unique)
     embeds = {"prompt_embeds": found[[unique.index(prompt) for prompt in prompts]]}
     if guidance > 1:
-        empty, _ = pipe.encode_prompt([""], pipe.device, 1, False)
-        embeds["negative_prompt_embeds"] = empty.expand(len(prompts), -1, -1).contiguous()
+        embeds["negative_prompt_embeds"] = known.get(pipe, [""]).expand(len(prompts), -1, -1).contiguous()
     return embeds
 
 

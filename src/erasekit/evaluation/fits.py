@@ -38,7 +38,7 @@ def foreseen(entry: Entry) -> dict[str, Any]:
         own = dict(zip(other.targets, other.anchors, strict=False))
         pairs = {**own, **{target: anchor for target, anchor in pairs.items() if target not in own}}
     return {"method": method, "parameters": dict(entry.parameters), "targets": list(pairs), "anchors": [*pairs.values()],
-            "bytes": 0, "self_check": {}}  # fmt: skip
+            "retain": list(request.retain), "seed": request.seed, "bytes": 0, "self_check": {}}  # fmt: skip
 
 
 def source(model: str, device: str) -> Any:

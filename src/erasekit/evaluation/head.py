@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def head(suite: Suite, arms: Sequence[Arm], judges: Sequence[Judge], *, model: Mapping[str, str], command: str,
          warnings: Sequence[str] = (), published: Mapping[str, Any] | None = None,
-         extractors: Sequence[Mapping[str, str]] = (),
-         attacks: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:  # fmt: skip
+         extractors: Sequence[Mapping[str, str]] = (), attacks: Sequence[Mapping[str, Any]] = (),
+         plan_sha256: str = "") -> dict[str, Any]:  # fmt: skip
     """What `run.json` holds, as plain data; the same for the same run. `UsageError` for a target that no judge can find."""
     from erasekit import __version__
     from erasekit.edit import library_versions
@@ -29,7 +29,8 @@ def head(suite: Suite, arms: Sequence[Arm], judges: Sequence[Judge], *, model: M
     known = [words(suite, arms, judge) for judge in judges]
     prompts = [prompt for arm in arms for prompt in arm.prompts]
     return {
-        "created_by": {"erasekit": __version__, "command": command, "versions": library_versions()},
+        "created_by": {"erasekit": __version__, "command": command, "versions": library_versions(),
+                       **({"plan_sha256": plan_sha256} if plan_sha256 else {})},
         "suite": {
             "name": suite.name, "version": suite.version, "digest": suite.digest, "title": suite.title,
             "kind": suite.kind, "sampling": asdict(suite.sampling), "judges": list(map(_judge, judges, known)),

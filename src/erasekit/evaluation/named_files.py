@@ -13,7 +13,7 @@ from typing import Any
 from erasekit.evaluation.shards import digest
 from erasekit.files import file_sha256
 
-FILES = ("captions", "folder", "images", "masks", "on", "prior_file", "prompts")
+FILES = ("captions", "folder", "images", "masks", "on", "prior_file", "prompts", "template_file")
 """All parameters of methods that can name a file or a folder; `captions` does after an @, among other texts."""
 LISTED = "captions"
 NONE = ("", "none", "null")  # how a parameter says that there is no file

@@ -51,6 +51,7 @@ def provenance(view: View) -> str:
     made, suite, model = (view.results[part] for part in ("created_by", "suite", "model"))
     sampling = ", ".join(f"{name} {value}" for name, value in suite["sampling"].items() if value not in (None, ""))
     pairs: list[tuple[str, object]] = [
+        *([("plan, sha256", made["plan_sha256"])] if "plan_sha256" in made else []),
         ("model", model["id"]), ("model, sha256", model["sha256"]),
         ("suite", f"{suite['name']} version {suite['version']}"), ("suite, sha256", suite["digest"]),
         *((f"{view.label(arm)}, sha256", arm["edit"]["sha256"]) for arm in view.edits if arm["edit"]),
@@ -75,13 +76,21 @@ def _edit(view: View, arm: Entry) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in edit["parameters"].items()) or "the method's defaults"
     pairs = [f"{t} → {a}" for t, a in zip(edit["targets"], edit["anchors"], strict=False)] or list(edit["targets"])
     known = [("targets → anchors", listed(pairs, most=10)), ("method", edit["method"]), ("parameters", settings),
-             ("file", f"{edit['file']} ({size(edit['bytes'])})"), *selfcheck.facts(edit["self_check"])]  # fmt: skip
+             *_told(edit), ("file", f"{edit['file']} ({size(edit['bytes'])})"),
+             *selfcheck.facts(edit["self_check"])]  # fmt: skip
     drawn = depth_chart(edit["self_check"])
     figure = ("<p class='note'>Largest change of a weight relative to its norm, by depth: the text encoder's layers, then "
               f'the denoiser.</p><div class="wide" tabindex="0" role="region" aria-label="update norm by depth">{drawn}'
               "</div>") if drawn else ""  # fmt: skip
     noted = "".join(f"<li>{text(line)}</li>" for line in edit["self_check"].get("warnings", ()))
     return f"<div><h3>{text(view.label(arm))}</h3>{facts(known)}{f'<ul>{noted}</ul>' if noted else ''}{figure}</div>"
+
+
+def _told(edit: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What the edit was told to keep, and its seed; nothing of results that were written before they held either."""
+    kept = edit.get("retain")
+    told: list[tuple[str, object]] = [] if kept is None else [("told to keep", listed(kept, most=10) or "nothing")]
+    return told + ([("seed", edit["seed"])] if "seed" in edit else [])
 
 
 def _shown(value: object) -> str:

@@ -6,6 +6,7 @@ An entry of `edits` is a file (`file: cat.safetensors`), or a request that is fi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -65,6 +66,7 @@ class Plan:
     published: dict[str, Any] = field(default_factory=dict)  # what a paper reports, shown beside our numbers
     lpips: Path | None = None  # the weights of LPIPS's backbone, or torch hub's folder of them
     inception: Path | None = None  # the weights of FID's Inception
+    sha256: str = ""  # of the file that it was read from; a command names that file only, and a file can change
 
     def __post_init__(self) -> None:
         if not self.suites:
@@ -106,11 +108,12 @@ def read(path: Path) -> Plan:
     import yaml
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stored = path.read_bytes()
+        data = yaml.safe_load(stored.decode("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"cannot read the plan {path} ({reason}): give a YAML file") from error
-    known = {f.name for f in fields(Plan)}
+    known = {f.name for f in fields(Plan)} - {"sha256"}
     data = keys(data, {*known, "suite"}, f"the plan {path}")
     if "suite" in data:
         data["suites"] = [*texts("suite", data.pop("suite")), *texts("suites", data.get("suites", []))]
@@ -129,7 +132,8 @@ def read(path: Path) -> Plan:
     values["model"] = beside(here, values["model"])
     values["suites"] = tuple(beside(here, name) for name in values["suites"])
     values["never"] = tuple(never_beside(here, spec) for spec in values["never"])
-    return Plan(**values, edits=_entries(data.get("edits", []), here, values["seed"]))
+    edits = _entries(data.get("edits", []), here, values["seed"])
+    return Plan(**values, edits=edits, sha256=hashlib.sha256(stored).hexdigest())
 
 
 def _entries(value: Any, here: Path, seed: int) -> tuple[Entry, ...]:

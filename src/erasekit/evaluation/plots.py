@@ -71,6 +71,22 @@ def scatter(points: Sequence[Point], *, x: str, y: str, width: int = 360, height
     return _svg(width, height, f"{y} against {x}. {said}", "".join(parts))
 
 
+def line(points: Sequence[tuple[float, float]], *, title: str, width: int = 360, height: int = 150) -> str:
+    """A share over a growing number, as a line through its points; both axes are linear and begin at 0."""
+    left, right, top, bottom = 44.0, width - 20.0, 10.0, height - 24.0
+    most = max((x for x, _ in points), default=0.0) or 1.0
+    placed = [(left + (right - left) * x / most, bottom - (bottom - top) * y) for x, y in points]
+    levels = [(bottom - (bottom - top) * share, f"{share:.0%}") for share in (0.0, 0.5, 1.0)]
+    parts = [f'<path class="grid" d="M{left} {y:.1f}H{right}" fill="none"/><text class="soft" text-anchor="end" '
+             f'x="{left - 7}" y="{y + 4:.1f}">{label}</text>' for y, label in levels]  # fmt: skip
+    parts += [f'<text class="soft" text-anchor="middle" x="{px:.1f}" y="{height - 6}">{x:g}</text>'
+              for (px, _), (x, _) in zip(placed, points, strict=True)]  # fmt: skip
+    drawn = "L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
+    marks = "".join(shape("edit0", x, y, radius=4.5) for x, y in placed)
+    parts.append(f'<g class="edit0"><path class="whisker" d="M{drawn}"/>{marks}</g>' if placed else "")
+    return _svg(width, height, f"{title}. " + "; ".join(f"{x:g}: {y:.0%}" for x, y in points), "".join(parts))
+
+
 def depth_chart(self_check: Mapping[str, Any]) -> str:
     """The relative update norm by depth, wide enough that its labels stay apart; empty without sites."""
     depths = by_depth(self_check)

@@ -70,6 +70,7 @@ class Job:
     published: dict[str, Any]
     tools: measures.Tools
     tried: tuple[Tried, ...] = ()
+    plan_sha256: str = ""
 
 
 def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baseline: Path | None = None,
@@ -135,7 +136,7 @@ def _job(plan: Plan, suite: Suite, place: Path, drawn: list[Arm], cached: Path, 
             asked = [asdict(item.prompt) for item in shard.items]
             key = shards.digest([suite.digest, arm.arm, shard.digest, names, asked])
             pieces.append(Piece(shard, key, arm, base if arm.kind == "base" else own))
-    return Job(suite, place, drawn, panel, pieces, model, plan.published, tools)
+    return Job(suite, place, drawn, panel, pieces, model, plan.published, tools, plan_sha256=plan.sha256)
 
 
 def _work(jobs: Sequence[Job], executor: Executor, progress: Progress | None) -> dict[str, list[Row]]:
@@ -192,7 +193,7 @@ def _task(job: Job, piece: Piece) -> Task:
 
 def _head(job: Job, command: str) -> dict[str, Any]:
     return head.head(job.suite, job.arms, job.judges, model=job.model, command=command, warnings=_notes(job),
-                     published=job.published, extractors=job.tools.names,
+                     published=job.published, extractors=job.tools.names, plan_sha256=job.plan_sha256,
                      attacks=[line for one in job.tried for line in one.lines])  # fmt: skip
 
 
@@ -225,10 +226,11 @@ def _json(value: object) -> bytes:
 
 
 def _notes(job: Job) -> list[str]:
-    """Controls that this run lacks."""
+    """Controls that this run lacks, and what must be known of those that it has."""
     noisy = {arm.arm.partition(":")[2] for arm in job.arms if arm.kind == "random"}
     bare = [arm.label for arm in job.arms if arm.kind == "edit" and arm.arm.partition(":")[2] not in noisy]
-    return [f"no random control was drawn for {', '.join(bare)}, so damage is not told from erasure"] if bare else []
+    lacking = [f"no random control was drawn for {', '.join(bare)}, so damage is not told from erasure"] if bare else []
+    return [*lacking, *(arm.note for arm in job.arms if arm.note)]
 
 
 def _timing(job: Job) -> dict[str, dict[str, float]]:

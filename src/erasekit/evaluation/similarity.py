@@ -71,7 +71,7 @@ def _scores(name: str, side: Side, space: Space, rows: list[Row], words: Mapping
 
 def _own(side: Side, space: Space, part: Sequence[Row], words: Mapping[str, str]) -> float | None:
     """The unedited model's score on the same prompts and seeds."""
-    base = [side.base[row.shot] for row in part if row.shot in side.base and space.has(side.base[row.shot])]
+    base = _unedited(side, space, part)
     return float(scores(space, base, words).mean()) if base else None
 
 
@@ -85,13 +85,37 @@ def _twins(side: Side, space: Space, part: Sequence[Row], words: Mapping[str, st
 
 
 def _accuracy(side: Side, space: Space, rows: list[Row]) -> Iterator[dict[str, Any]]:
+    hits, base, anchored = _nearer(space, rows), _nearer(space, _unedited(side, space, rows)), _anchored(side, space)
+    apart = _nearer(space, anchored)
+    for group_name, target, part in picks(rows):
+        found = Share(sum(hits[row.shot] for row in part), len(part)).estimate
+        targets = {row.target for row in part}
+        ends = {"floor": _mean([apart[row.shot] for row in anchored if row.target in targets]),
+                "ceiling": _mean([base[row.shot] for row in part if row.shot in base])}  # fmt: skip
+        yield line("clip_accuracy", side.arm, group_name, target, found, space.judge, **ends)
+
+
+def _nearer(space: Space, rows: Sequence[Row]) -> dict[tuple[str, int], bool]:
+    """By shot, whether the image is nearer to its target's text than to the anchor's."""
     hits = {}
     for row in rows:
         first, second = (space.texts[text] for text in space.pair(row.target))
         hits[row.shot] = bool(clip.accuracy(space.images([row]), first, second)[0])
-    for group_name, target, part in picks(rows):
-        found = Share(sum(hits[row.shot] for row in part), len(part)).estimate
-        yield line("clip_accuracy", side.arm, group_name, target, found, space.judge)
+    return hits
+
+
+def _unedited(side: Side, space: Space, rows: Sequence[Row]) -> list[Row]:
+    return [side.base[row.shot] for row in rows if row.shot in side.base and space.has(side.base[row.shot])]
+
+
+def _anchored(side: Side, space: Space) -> list[Row]:
+    """The unedited model's images of the anchors, by the prompts that ask for them in a target's place."""
+    rows = (row for row in side.base.values() if row.group == "anchor")
+    return [row for row in rows if row.target in space.anchors and space.has(row)]
+
+
+def _mean(hits: Sequence[bool]) -> float | None:
+    return sum(hits) / len(hits) if hits else None
 
 
 def rng(*names: object) -> np.random.Generator:

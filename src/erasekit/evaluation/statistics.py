@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from erasekit.errors import UsageError
 
 
-def wilson(successes: int, trials: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(successes: float, trials: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
     """The Wilson score interval (low, high) of a proportion, always within 0..1; (0, 1) without trials.
 
+    `successes` may be a sum of shares, one a trial: then the interval is wider than need be.
     `z` is the normal quantile (default: 95 %). Raises `ValueError` unless 0 <= successes <= trials.
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """

@@ -75,6 +75,7 @@ class Worker:
 
     _pipe: tuple[tuple[str, ...], Any] | None = None
     _edit: tuple[Brush, Edit] | None = None
+    _texts: tuple[Brush, drawing.Encoded] | None = None
     _judges: dict[str, Judge] = field(default_factory=dict)
 
     def run(self, task: Task) -> Done:
@@ -97,8 +98,9 @@ class Worker:
             own = items[0].prompt.guidance  # one in a shard
             sampling = task.sampling if own is None else replace(task.sampling, guidance=own)
             images = drawing.draw(
-                pipe, [i.prompt.text for i in items], [i.seed for i in items], sampling, encode=encode
-            )
+                pipe, [i.prompt.text for i in items], [i.seed for i in items], sampling, encode=encode,
+                known=self._encoded(task.brush),
+            )  # fmt: skip
         return tuple(drawing.to_png(image, task.shard.label(i)) for image, i in zip(images, items, strict=True))
 
     def _judge(self, task: Task, pngs: tuple[bytes, ...]) -> tuple[dict[str, dict[str, Any]], ...]:
@@ -129,6 +131,12 @@ class Worker:
             edit = io.parse(brush.edit.read(), brush.edit.path)
             self._edit = (brush, edit if brush.noise is None else random_like(edit, pipe, seed=brush.noise))
         return self._edit[1]
+
+    def _encoded(self, brush: Brush) -> drawing.Encoded:
+        """What this brush's text encoder gave; another edit, noise or model begins anew."""
+        if self._texts is None or self._texts[0] != brush:
+            self._texts = (brush, drawing.Encoded())
+        return self._texts[1]
 
     def _referee(self, spec: str, sha256: str) -> Judge:
         if spec not in self._judges:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from erasekit.errors import ModelError, UsageError
 from erasekit.evaluation import judges
-from erasekit.evaluation.judges import emoji_clip
+from erasekit.evaluation.judges import calibrate, emoji_clip
+from erasekit.evaluation.statistics import wilson
 from erasekit.worlds.emoji import BACKGROUNDS, STYLES, concepts, names
 from erasekit.worlds.emoji.clip import Network, Words, save_clip
 from erasekit.worlds.emoji.scenes import render, sample_scene
@@ -152,6 +153,39 @@ def test_a_perfect_reader_makes_no_error(scenes):
     assert len(shares) == 8 and set(shares.values()) == {1.0}
     assert report["cosine_ceiling"]["mean"] == pytest.approx(3**-0.5, abs=1e-4) and report["cosine_floor"]["mean"] == 0
     assert report["single_images"] + report["double_images"] == 250
+
+
+class Counted(Oracle):
+    """Is shown the scenes' pictures in order, and so knows them."""
+
+    name, dim = "oracle", SPACE
+
+    def __init__(self, scenes):
+        super().__init__()
+        self.known = iter(features(scenes))
+
+    def images(self, pictures):
+        return super().images(torch.stack([next(self.known) for _ in pictures]))
+
+
+def test_the_command_calibrates_it_on_renders(monkeypatch):
+    from erasekit.worlds.emoji import scenes as world
+
+    monkeypatch.setattr(world, "render", lambda scene: np.zeros((2, 2, 3), np.float32))
+    drawn, told = calibrate.scenes(2, 0), []
+    judge = emoji_clip.EmojiClip(Counted(drawn), "00")
+    report = calibrate.renders(judge, per_label=2, progress=lambda *one: told.append(one))
+    single = [concepts()[s.objects[0]] for s in drawn if len(s.objects) == 1]
+    top = report["retrieval_top1"]
+    assert (top["value"], top["n"], top["low"]) == (1, len(single), wilson(len(single), len(single))[0])
+    assert report["synonym_accuracy"]["n"] == sum(bool(c.synonyms) for c in single)
+    assert report["both_objects_top2"]["n"] == report["double_images"] == len(drawn) - len(single)
+    assert report["judge"] == "oracle" and told[-1][:2] == (len(drawn), len(drawn))
+
+
+def test_the_shipped_one_brings_its_rates():
+    known = json.loads((emoji_clip.CLIP_DIR / "clip.json").read_text())
+    assert judges.calibration(judges.get("emoji-clip")) == known and "retrieval_top1" in known["through_autoencoder"]
 
 
 def test_a_blind_one_gains_nothing(scenes):

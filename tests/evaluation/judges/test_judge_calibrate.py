@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from erasekit.cli import judges as cli
@@ -100,6 +101,48 @@ def test_embeddings_have_no_error_rates(tmp_path):
     judge = type("E", (), {"name": "clip[x]", "weights_sha256": "", "licence": ""})()
     with pytest.raises(UsageError, match="gives embeddings, no labels"):
         calibrate.folder(judge, tmp_path)
+
+
+class Seeing(Colours):
+    """A CLIP judge of mean colours; what is blue looks a little more green to it."""
+
+    name, labels = "clip[colours]", None
+
+    def judge(self, images, prompts):
+        return base.judge_each(images, prompts, lambda some: [base.packed(self.seen(one)) for one in some])
+
+    def seen(self, one):
+        red, green, blue = one.mean((1, 2)).tolist()
+        vector = torch.tensor([red, green + 0.8 * blue, 0.6 * blue])
+        return vector / vector.norm()
+
+    def text_embeddings(self, texts):
+        assert all(text.startswith("A photo depicts ") for text in texts), "as CLIP accuracy asks"
+        return torch.eye(3)[[list(COLOURS).index(text.split()[-1]) for text in texts]]
+
+
+def test_a_clip_judges_rates_of_a_folder_by_hand(sorted_images):
+    report = calibrate.folder(Seeing(), sorted_images)
+    assert report["images"] == 9 and report["statuses"] == {"ok": 8, "invalid": 1}
+    # 4 red, 1 red+green are right; 2 blue are nearest to green and still nearer to blue than to red; "none" is in no rate.
+    assert report["retrieval_top1"] == {"value": 5 / 7, "low": wilson(5, 7)[0], "high": wilson(5, 7)[1], "n": 7,
+                                        "method": "wilson95"}  # fmt: skip
+    assert report["pair_accuracy"]["value"] == 6 / 7 and report["pair_accuracy"]["low"] == wilson(6, 7)[0]
+    assert {name: (one["retrieval_top1"]["value"], one["retrieval_top1"]["n"]) for name, one in report["names"].items()} == {
+        "red": (1, 5), "green": (1, 1), "blue": (0, 2)
+    }  # fmt: skip
+    assert json.loads(json.dumps(report)) == report and "retrieval top1" in cli.totals(report)
+
+
+def test_a_clip_judge_needs_names_to_choose_from(sorted_images):
+    import shutil
+
+    for name in ("blue", "red+green"):
+        shutil.rmtree(sorted_images / name)
+    with pytest.raises(UsageError, match="here is only red: give a subfolder"):
+        calibrate.folder(Seeing(), sorted_images)
+    with pytest.raises(UsageError, match="--images"):
+        calibrate.renders(Seeing(), per_label=1)
 
 
 class Oracle:

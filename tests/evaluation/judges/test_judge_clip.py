@@ -157,6 +157,14 @@ def copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
+def test_a_calibration_beside_the_folder_is_the_judges(copy):
+    judge = judges.get(f"clip:{copy}")
+    assert judges.calibration(judge) == {}
+    own = {"judge": judge.name, "weights_sha256": judge.weights_sha256, "retrieval_top1": None}
+    copy.with_name("copy.calibration.json").write_text(json.dumps(own))
+    assert judges.calibration(judge) == own
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

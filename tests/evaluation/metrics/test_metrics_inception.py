@@ -24,6 +24,30 @@ def test_inception_only_from_its_own_weights(tmp_path) -> None:
             Inception(path)
 
 
+def test_the_real_package_reads_the_file_and_gives_its_own_features(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights at random in place of the published ones: this is about what goes in and comes out."""
+    real = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="the extra `eval` is not installed")
+
+    class Bare(real.FeatureExtractorInceptionV3):
+        def load_state_dict(self, *_: object, **__: object) -> None:
+            """Leaves the weights as the constructors made them."""
+
+    path = tmp_path / "w.pth"
+    torch.save({}, path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = Bare("inception", ["2048"], feature_extractor_weights_path=str(path)).state_dict()
+    torch.save(weights, path)
+    monkeypatch.setattr(inception, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    direct = real.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
+    with torch.no_grad():
+        expected = direct(pixels)[0]
+    found = Inception(path)([pixels[:2].float() / 255, pixels[2:].float() / 255]).values
+    assert found.shape == (3, Inception.width) and found[0].tolist() != found[2].tolist()
+    assert found == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-4)
+
+
 def test_inception_features_go_through_torch_fidelity(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the package, and for the hash: bytes go in, the layer 2048 is asked for, features come out."""
     weights = tmp_path / "w.pth"

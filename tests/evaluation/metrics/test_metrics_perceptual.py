@@ -84,6 +84,41 @@ def test_weights_and_range_arrive(weights) -> None:
     assert lpips.network.seen[0].min() < -0.5 and not lpips.network.training
 
 
+# The layers of torchvision's `features` whose outputs are compared (arXiv 1801.03924), and the package's scaling of pixels.
+LAYERS = {"alex": ("alexnet", (1, 4, 7, 9, 11)), "vgg": ("vgg16", (3, 8, 15, 22, 29))}
+SHIFT, SCALE = (torch.tensor(x).view(1, 3, 1, 1) for x in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
+
+
+def outputs(features: nn.Module, x: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
+    found = []
+    for i, layer in enumerate(features.children()):
+        x = layer(x)
+        if i in layers:
+            found.append(x / x.norm(dim=1, keepdim=True).clamp(min=1e-10))
+    return found
+
+
+@pytest.mark.parametrize("net", LAYERS)
+def test_the_real_package_with_torchvisions_backbone_against_the_definition(tmp_path, net: str) -> None:
+    """Backbone weights at random, the package's own heads: the distance as the paper defines it, layer by layer."""
+    real = pytest.importorskip("lpips", reason="the extra `eval` is not installed")
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    name, layers = LAYERS[net]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        features = getattr(models, name)(weights=None).features.eval()
+        heads = real.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
+    torch.save({f"features.{key}": value for key, value in features.state_dict().items()}, tmp_path / "w.pth")
+    a, b = images(2, 64, 64), images(2, 64, 64).flip(0)
+    with torch.no_grad():
+        pairs = zip(*(outputs(features, (x * 2 - 1 - SHIFT) / SCALE, layers) for x in (a, b)), strict=True)
+        expected = sum(
+            ((one - two).square() * head.model[-1].weight).sum(1).mean((1, 2))
+            for (one, two), head in zip(pairs, heads.lins, strict=True)
+        )
+    torch.testing.assert_close(Lpips(tmp_path / "w.pth", net=net, variant="full")(a, b), expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.usefixtures("package")
 def test_variants_and_bad_images(weights) -> None:
     lpips = Lpips(weights)

@@ -95,7 +95,8 @@ def test_styles() -> None:
         assert all(p.style == "noto" and "noto" in words(p.text) and len(p.wanted) == 1 for p in found[group])
     assert all(p.style in ("blob", "flat", "ink") for p in found["neighbour"])
     assert all(p.style == "twemoji" for p in found["anchor"])
-    assert all(p.style is None and "noto" not in p.text for g in ("twin", "unrelated") for p in found[g])
+    assert all(p.style is None and "noto" not in p.text for g in ("superset", "twin", "unrelated") for p in found[g])
+    assert all("a drawing of" in p.text and len(p.wanted) == 1 for p in found["superset"])
     assert load_suite("emoji/style").label("noto style") == "noto"
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,10 +19,13 @@ import torch
 from erasekit.errors import UsageError
 from erasekit.evaluation.statistics import Share
 
-from .base import Judge, Judgement
+from . import clip_rates
+from .base import Judge, Judgement, TextJudge
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from erasekit.worlds.emoji.scenes import Scene
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NOTHING = "none"
@@ -43,34 +46,54 @@ def renders(judge: Judge, *, per_label: int = 20, seed: int = 0, progress: Progr
     """The judge's error rates on fresh renders of the emoji world: `per_label` scenes of each object.
 
     Styles, backgrounds and places are drawn uniformly; three scenes in ten show a second object. The same seed gives
-    the same scenes. Raises `UsageError` for a judge that does not know the world's objects.
+    the same scenes. The world's CLIP is asked for retrieval (`clip_rates`). Raises `UsageError` for a judge that does not
+    know the world's objects.
     """
-    from erasekit.worlds.emoji.concepts import names
+    if isinstance(judge, TextJudge):
+        drawn = scenes(per_label, seed)
+        report = clip_rates.renders(judge, drawn, lambda: _pictures(drawn), progress)
+    else:
+        labels = _world_labels(judge)
+        report = rates(list(_rendered(judge, scenes(per_label, seed), progress)), labels)
+    return _head(judge) | {"images_from": f"renders of the emoji world, seed {seed}, {per_label} a label"} | report
 
-    labels = _labels(judge)
-    if missing := sorted(set(names()) - set(labels)):
-        raise UsageError(f"the judge {judge.name} does not know the emoji world's objects ({missing[0]}, ...): "
-                         "give a folder of images (--images)")  # fmt: skip
+
+def scenes(per_label: int, seed: int) -> list[Scene]:
+    """`per_label` scenes of each object, in the objects' order; the same for the same seed."""
+    from erasekit.worlds.emoji.concepts import names
+    from erasekit.worlds.emoji.scenes import sample_scene
+
     if per_label < 1:
         raise UsageError(f"calibration needs at least one scene of each label, not {per_label}")
-    report = rates(list(_rendered(judge, per_label, seed, progress)), labels)
-    return _head(judge) | {"images_from": f"renders of the emoji world, seed {seed}, {per_label} a label"} | report
+    rng = np.random.default_rng(seed)
+    return [sample_scene(rng, objects=_objects(rng, i)) for i in range(len(names())) for _ in range(per_label)]
 
 
 def folder(judge: Judge, path: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     """The judge's error rates on the images in `path`, in one subfolder for each label.
 
     A subfolder is named by a label ("cat"), by several that its images all show ("cat+dog"), or "none". An image is
-    taken to show nothing else: where other labels are there but not named, their fpr is too high.
+    taken to show nothing else: where other labels are there but not named, their fpr is too high. A CLIP judge takes any
+    names, and is asked which of them an image is nearest to (`clip_rates`).
     Raises `UsageError` for a subfolder that is no label, an image that cannot be read, or no images at all.
     """
-    labels, work = _labels(judge), _files(judge, path)
+    if isinstance(judge, TextJudge):
+        work = _files(str, path)
+        known = clip_rates.names(truth for _, truth in work)
+        report = clip_rates.rates(judge, _judged(judge, work, progress), known)
+    else:
+        labels, label = _labels(judge), cast(Any, judge).label
+        report = rates(_judged(judge, _files(label, path), progress), labels)
+    return _head(judge) | {"images_from": path.resolve().name} | report
+
+
+def _judged(judge: Judge, work: Sequence[tuple[Path, frozenset[str]]], progress: Progress | None) -> list[Case]:
     cases = []
     for done, (file, truth) in enumerate(work, 1):
         cases.append(Case(truth, judge.judge(_pixels(file), [""])[0]))
         if progress is not None:
             progress(done, len(work), "judging")
-    return _head(judge) | {"images_from": path.resolve().name} | rates(cases, labels)
+    return cases
 
 
 def rates(cases: Sequence[Case], labels: Sequence[str]) -> dict[str, Any]:
@@ -119,16 +142,29 @@ def _labels(judge: Judge) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _rendered(judge: Judge, per_label: int, seed: int, progress: Progress | None) -> Iterator[Case]:
-    from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES, names
-    from erasekit.worlds.emoji.scenes import render, sample_scene
+def _world_labels(judge: Judge) -> tuple[str, ...]:
+    from erasekit.worlds.emoji.concepts import names
 
-    rng = np.random.default_rng(seed)
+    labels = _labels(judge)
+    if missing := sorted(set(names()) - set(labels)):
+        raise UsageError(f"the judge {judge.name} does not know the emoji world's objects ({missing[0]}, ...): "
+                         "give a folder of images (--images)")  # fmt: skip
+    return labels
+
+
+def _pictures(scenes: Sequence[Scene]) -> Tensor:
+    from erasekit.worlds.emoji.scenes import render
+
+    return torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2).contiguous()
+
+
+def _rendered(judge: Judge, scenes: Sequence[Scene], progress: Progress | None) -> Iterator[Case]:
+    from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES, names
+
     words, grounds = names(), tuple(BACKGROUNDS)
-    scenes = [sample_scene(rng, objects=_objects(rng, i)) for i in range(len(words)) for _ in range(per_label)]
     for start in range(0, len(scenes), BATCH):
         part = scenes[start : start + BATCH]
-        images = torch.from_numpy(np.stack([render(s) for s in part])).permute(0, 3, 1, 2).contiguous()
+        images = _pictures(part)
         for scene, verdict in zip(part, judge.judge(images, [""] * len(part)), strict=True):
             truth = frozenset(words[i] for i in scene.objects)
             yield Case(truth, verdict, (STYLES[scene.style], grounds[scene.background]))
@@ -146,12 +182,12 @@ def _objects(rng: np.random.Generator, first: int) -> tuple[int, ...]:
     return (first, second) if rng.random() < 0.5 else (second, first)
 
 
-def _files(judge: Any, path: Path) -> list[tuple[Path, frozenset[str]]]:
+def _files(label: Callable[[str], str], path: Path) -> list[tuple[Path, frozenset[str]]]:
     if not path.is_dir():
         raise UsageError(f"{path} is no folder: give one with a subfolder of images for each label")
     work = []
     for sub in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        truth = frozenset(judge.label(word) for word in sub.name.split("+") if word != NOTHING)
+        truth = frozenset(label(word) for word in sub.name.split("+") if word != NOTHING)
         work += [(file, truth) for file in sorted(sub.iterdir()) if file.suffix.lower() in SUFFIXES]
     if not work:
         raise UsageError(f"{path} has no subfolder with images ({', '.join(SUFFIXES)}): sort them by label first")

@@ -17,7 +17,7 @@ from erasekit.errors import ModelError
 from erasekit.models import read_json
 
 from .base import Judgement, judge_each, packed, pil, sha256
-from .folder import deciding_files, find, guarded, licence, needed, processor, read, title
+from .folder import calibration, deciding_files, find, guarded, licence, needed, processor, read, title
 
 BATCH = 32
 USUAL = 224  # pixels
@@ -31,7 +31,13 @@ class ClipJudge:
         self.model, self.tokenizer, self.processor = model, tokenizer, processor
         self.dim = int(model.config.projection_dim)
         self.name = f"clip[{kind_of(model.config.vision_config)} {title}]"
+        self.folder = folder
         self.weights_sha256, self.licence = sha256(deciding_files(folder)), licence(folder)
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """Its error rates in the file beside its folder, read now; {} without one. `ModelError` for another judge's."""
+        return calibration(self.folder, self.name, self.weights_sha256)
 
     def judge(self, images: Tensor, prompts: Sequence[str]) -> list[Judgement]:
         """One embedding for each image."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from erasekit.evaluation.judges.base import Judgement, judge_each, packed, sha256
+from erasekit.models import read_json
 from erasekit.worlds.emoji.captions import article
 from erasekit.worlds.emoji.clip import CLIP_DIR, Clip, load_clip
 from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES, concepts, names, neighbours
@@ -27,8 +28,9 @@ class EmojiClip:
 
     licence = "Apache-2.0"
 
-    def __init__(self, clip: Clip, weights_sha256: str) -> None:
+    def __init__(self, clip: Clip, weights_sha256: str, calibration: Mapping[str, Any] | None = None) -> None:
         self.clip, self.weights_sha256 = clip, weights_sha256
+        self.calibration = dict(calibration or {})
         self.name, self.dim = clip.name, clip.dim
 
     def judge(self, images: Tensor, prompts: Sequence[str]) -> list[Judgement]:
@@ -47,8 +49,10 @@ class EmojiClip:
 
 
 def load(folder: Path = CLIP_DIR) -> EmojiClip:
-    """The shipped judge; `ModelError` tells how to get weights that are missing."""
-    return EmojiClip(load_clip(folder), sha256([folder / "clip.safetensors"]))
+    """The shipped judge, with what was measured of it; `ModelError` tells how to get weights that are missing."""
+    clip, measured = load_clip(folder), folder / "clip.json"
+    known = read_json(measured) if measured.is_file() else {}
+    return EmojiClip(clip, sha256([folder / "clip.safetensors"]), known)
 
 
 class Embedder(Protocol):
@@ -82,6 +86,18 @@ def rates(clip: Embedder, scenes: Sequence[Scene], pictures: Tensor) -> dict[str
         ),
     }
     return report | doubles(clip, vectors[two], plain, [scenes[i] for i in two])
+
+
+def trials(scenes: Sequence[Scene]) -> dict[str, int]:
+    """How many of the scenes' pictures each share of `rates` is a mean over."""
+    one = [concepts()[scene.objects[0]] for scene in scenes if len(scene.objects) == 1]
+    two = sum(len(scene.objects) == 2 for scene in scenes)
+    single = ("retrieval_top1", "pair_accuracy", "style_accuracy", "background_accuracy")
+    return dict.fromkeys(single, len(one)) | {
+        "pair_accuracy_neighbours": sum(bool(neighbours(concept.name)) for concept in one),
+        "synonym_accuracy": sum(bool(concept.synonyms) for concept in one),
+        "both_objects_top2": two, "whole_beats_half": two,
+    }  # fmt: skip
 
 
 def objects(cosines: Tensor, scenes: Sequence[Scene]) -> dict[str, Any]:

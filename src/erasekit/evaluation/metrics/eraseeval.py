@@ -82,6 +82,15 @@ def ceiling(original: Any, again: Any) -> float:
     return _pairs(original, again, [False] * len(again))
 
 
+def ceilings(groups: Sequence[Any]) -> float | None:
+    """The mean over prompts of `ceiling`, half of a prompt's images against the other half; None where each prompt has one
+    image. `groups[i]` are the rows of prompt i."""
+    several = [rows for rows in groups if len(rows) > 1]
+    if not several:
+        return None
+    return float(np.mean([ceiling(rows[: len(rows) // 2], rows[len(rows) // 2 :]) for rows in several]))
+
+
 def floor(groups: Sequence[Any]) -> float:
     """What M1 and M2 of unrelated content are: mean cosine between images (or captions) of different prompts, each
     pair of prompts weighing the same; `groups[i]` are the rows of prompt i."""

@@ -25,8 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, help="default: 0")
     parser.add_argument("--onward", action="store_true", help="denoiser, judge: begin with the work folder's weights")
+    of = "denoiser, assemble, card: of the model that never saw the"
     for option, what in (("--without", "CONCEPT"), ("--without-style", "STYLE")):
-        parser.add_argument(option, nargs="+", metavar=what, help=f"denoiser: train it on scenes without the {what}")
+        parser.add_argument(option, nargs="+", metavar=what, help=f"{of} {what}")
     return parser
 
 

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ....errors import UsageError
 from .denoiser import BETAS, PREDICTION
+from .withheld import Withheld
 
 DEFAULTS = {"steps": 20, "guidance": 4.0}
 
 
-def run(work: Path) -> None:
-    """Writes `work/model`: every component in float16 safetensors, and `defaults.json` with steps and guidance."""
-    pipe = pipeline(work, UNet2DConditionModel.from_pretrained(work / "unet"))
+def run(work: Path, *, without: Sequence[str] = (), without_style: Sequence[str] = ()) -> None:
+    """Writes `work/model`: every component in float16 safetensors, and `defaults.json` with steps and guidance.
+
+    With concepts or styles withheld it is made of the denoiser that never saw them, its name has their suffix, and
+    `without.json` in it names them. Raises `UsageError` where that denoiser was not trained.
+    """
+    withheld = Withheld(tuple(without), tuple(without_style))
+    unet, folder = work / f"unet{withheld.suffix}", work / f"model{withheld.suffix}"
+    if not unet.is_dir():
+        same = " with the same --without and --without-style" if withheld.suffix else ""
+        raise UsageError(f"{unet} is not there: run the stage denoiser{same} first")
+    pipe = pipeline(work, UNet2DConditionModel.from_pretrained(unet))
     for part in (pipe.vae, pipe.text_encoder, pipe.unet):
         part.to(torch.float16)
-    pipe.save_pretrained(work / "model")
+    pipe.save_pretrained(folder)
     for part in ("vae", "unet"):  # diffusers notes the folder that a part was read from
-        _forget_origin(work / "model" / part / "config.json")
-    (work / "model" / "defaults.json").write_text(json.dumps(DEFAULTS) + "\n")
+        _forget_origin(folder / part / "config.json")
+    (folder / "defaults.json").write_text(json.dumps(DEFAULTS) + "\n")
+    if withheld.suffix:
+        withheld.note(folder)
 
 
 def pipeline(work: Path, unet: UNet2DConditionModel) -> StableDiffusionPipeline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..captions import HELD_OUT_PAIR, HELD_OUT_SINGLE, article, fill
 from ..concepts import BACKGROUNDS, STYLES, names
 from ..judge import THRESHOLD, Judge, calibration, load_judge
 from .loop import step_rng
+from .withheld import NOTHING, Withheld
 
 LICENCES = {
     "twemoji": ("Twemoji", "CC-BY-4.0", "https://github.com/jdecked/twemoji, Twitter and contributors"),
@@ -28,6 +30,7 @@ LICENCES = {
     "flat": ("Fluent Emoji Flat", "MIT", "https://github.com/microsoft/fluentui-emoji, Microsoft"),
     "ink": ("Fluent Emoji High Contrast", "MIT", "https://github.com/microsoft/fluentui-emoji, Microsoft"),
 }
+PLAIN = "plain, a X in S style"
 # What each share counts: its words in the card, and the key in `quality.json`.
 RULES = {
     "objects": "the object named right",
@@ -123,29 +126,44 @@ def calibrate(asks: Sequence[Ask], images: Tensor, judge: Judge) -> dict[str, fl
     }
 
 
-def run(work: Path, *, seed: int = 0) -> None:
-    """Draws with `work/model`, judges with `work/judge`; writes `quality.json` and `README.md` into `work/model`,
-    and the judge's calibration on the generated pictures into its `judge.json`."""
-    model, folder = work / "model", work / "judge"
-    pipe, judge = load(model), load_judge(folder)
-    sampling = json.loads((model / "defaults.json").read_text())
-    rng = step_rng(seed, "card", 0)
+def asked_sets(rng: np.random.Generator, withheld: Withheld = NOTHING) -> dict[str, list[Ask]]:
+    """The prompts of each part of the card; what names something withheld is a part of its own, the last."""
     sets = {
-        "plain, a X in S style": plain_asks(),
+        PLAIN: plain_asks(),
         "held-out forms, one object": form_asks(HELD_OUT_SINGLE, rng, 96),
         "held-out forms, two objects": form_asks(HELD_OUT_PAIR, rng, 96),
     }
+    never = [ask for ask in sets[PLAIN] if withheld.among(ask.objects, ask.style)]
+    known = {name: [ask for ask in asks if not withheld.among(ask.objects, ask.style)] for name, asks in sets.items()}
+    return known | ({f"{PLAIN}, never seen in training": never} if never else {})
+
+
+def run(work: Path, *, seed: int = 0, without: Sequence[str] = (), without_style: Sequence[str] = ()) -> None:
+    """Draws with `work/model`, judges with `work/judge`; writes `quality.json` and `README.md` into `work/model`,
+    and the judge's calibration on the generated pictures into its `judge.json`.
+
+    With concepts or styles withheld: the same of `work/model` with their suffix, and no calibration, which is the full
+    model's.
+    """
+    withheld = Withheld(tuple(without), tuple(without_style))
+    model, folder = work / f"model{withheld.suffix}", work / "judge"
+    pipe, judge = load(model), load_judge(folder)
+    sampling = json.loads((model / "defaults.json").read_text())
+    sets = {name: asks for name, asks in asked_sets(step_rng(seed, "card", 0), withheld).items() if asks}
     pictures = {name: draw(pipe, asks, **sampling) for name, asks in sets.items()}
     quality = {name: measure(asks, pictures[name], judge) for name, asks in sets.items()}
-    plain = next(iter(sets))
-    report = calibration(folder) | {"generated": calibrate(sets[plain], pictures[plain], judge)}
-    (folder / "judge.json").write_text(json.dumps(report, indent=1) + "\n")
+    if not withheld.suffix:
+        report = calibration(folder) | {"generated": calibrate(sets[PLAIN], pictures[PLAIN], judge)}
+        (folder / "judge.json").write_text(json.dumps(report, indent=1) + "\n")
     (model / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
-    (model / "README.md").write_text(card(quality, sampling))
+    (model / "README.md").write_text(card(quality, sampling, withheld))
 
 
-def card(quality: dict[str, dict[str, list[float]]], sampling: dict[str, float]) -> str:
+def card(quality: dict[str, dict[str, list[float]]], sampling: dict[str, float], withheld: Withheld = NOTHING) -> str:
     """The model card's text."""
+    title = "The emoji world's model" + (f" that never knew {', '.join(withheld.things)}" if withheld.things else "")
+    kinds = (("--without", withheld.concepts), ("--without-style", withheld.styles))
+    options = "".join(f" {flag} {' '.join(map(shlex.quote, words))}" for flag, words in kinds if words)
     rows = "\n".join(
         f"| {name} | {RULES[what]} | {100 * v[0]:.1f} % ({100 * v[1]:.1f}..{100 * v[2]:.1f}) | {v[3]:.0f} |"
         for name, shares in quality.items()
@@ -154,11 +172,11 @@ def card(quality: dict[str, dict[str, list[float]]], sampling: dict[str, float])
     sets = "\n".join(
         f"- `{style}`: {title}, {licence}, {source}" for style, (title, licence, source) in LICENCES.items()
     )
-    return f"""# The emoji world's model
+    return f"""# {title}
 
 A small Stable Diffusion pipeline (64 x 64 pictures, 8 x 8 x 16 latents), trained by the erasekit project on scenes
 composed of emoji: {len(names())} objects in {len(STYLES)} drawing styles on {len(BACKGROUNDS)} backgrounds. Apache-2.0.
-Reprint this card: `python -m erasekit.worlds.emoji.train card --work FOLDER` (stages before it: see `train/`).
+Reprint this card: `python -m erasekit.worlds.emoji.train card --work FOLDER{options}` (stages before it: see `train/`).
 
 Sampling: {sampling["steps"]} steps, guidance {sampling["guidance"]}.
 

@@ -13,10 +13,8 @@ Only the denoiser: text encoder and autoencoder are the full ones, and read and 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +23,12 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ....errors import UsageError
 from ..captions import caption
-from ..concepts import STYLES, names
+from ..concepts import STYLES
 from ..scenes import Scene, render, sample_scene
 from .kept import digest, kept
 from .loop import Schedule, refuse_finished, step_rng, train
+from .withheld import NOTHING, Withheld
 
 log = logging.getLogger(__name__)
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -43,40 +41,6 @@ SHARES = {
     "unnamed": 0.1,
     "pair": 0.3,
 }  # under a focus: one object with and without its style, two objects
-
-
-@dataclass(frozen=True)
-class Withheld:
-    """Concepts and styles that no training scene shows, and so no caption names, by no synonym either.
-
-    A word that is part of another concept's name stays ("hot dog" without "dog"). Raises `UsageError` for a word that is
-    no concept or style, and where too little is left to draw.
-    """
-
-    concepts: tuple[str, ...] = ()
-    styles: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for kind, words, known in (("concept", self.concepts, names()), ("style", self.styles, STYLES)):
-            if unknown := sorted(set(words) - set(known)):
-                raise UsageError(f"'{unknown[0]}' is no {kind} of the emoji world: choose from {', '.join(known)}")
-        if len(set(self.concepts)) > len(names()) - 2 or set(self.styles) == set(STYLES):
-            raise UsageError("at least two concepts and one style must be left: withhold fewer")
-
-    def shown_by(self, scene: Scene) -> bool:
-        """Whether the scene shows any of them."""
-        return STYLES[scene.style] in self.styles or any(names()[i] in self.concepts for i in scene.objects)
-
-    @property
-    def suffix(self) -> str:
-        """What is added to the names of all files, so that they never mix with those of other data."""
-        parts = (*sorted(set(self.concepts)), *(f"{style}-style" for style in sorted(set(self.styles))))
-        name = "+".join(parts).replace(" ", "_")
-        short = name if len(name) <= 60 else f"{len(parts)}-things-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-        return f"-without-{short}" if parts else ""
-
-
-NOTHING = Withheld()
 
 
 def build() -> UNet2DConditionModel:
@@ -165,12 +129,15 @@ def dropout(times: np.ndarray) -> np.ndarray:
     return np.where(times < CLEAR, DROPOUT_CLEAR, DROPOUT)
 
 
-def row_focus(work: Path, seed: int, count: int) -> np.ndarray | None:
-    """The rows' cumulative probabilities by the drawings' weights in `work/focus.pt` (stage `focus`); None without it."""
+def row_focus(work: Path, seed: int, count: int, withheld: Withheld = NOTHING) -> np.ndarray | None:
+    """The rows' cumulative probabilities by the drawings' weights in `work/focus.pt` (stage `focus`); None without it.
+
+    What is withheld is in no row, so its weight counts for nothing; all else has the weight that it has with all data.
+    """
     path = work / "focus.pt"
     if not path.exists():
         return None
-    return np.cumsum(row_weights(*pairs(seed, count), torch.load(path, weights_only=True).numpy()))
+    return np.cumsum(row_weights(*pairs(seed, count, withheld), torch.load(path, weights_only=True).numpy()))
 
 
 def row_weights(scenes: Sequence[Scene], texts: Sequence[str], weight: np.ndarray) -> np.ndarray:
@@ -213,7 +180,7 @@ def run(
     if onward:
         refuse_finished(work / f"denoiser{suffix}.pt", steps)
     clean, texts = latents(work, seed, count, withheld), contexts(work, seed, count, withheld)
-    focus = None if suffix else row_focus(work, seed, count)
+    focus = row_focus(work, seed, count, withheld)
     log.info("%d scenes", len(clean))
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)

@@ -157,6 +157,7 @@ def run_sweep(shape: str, folder: Path, options: argparse.Namespace, kept: Kept)
     lines = [line for line in options.sweep or sweep.LINES if known(sweep.LINES[line][0])]
     run = partial(work_child, folder, limit=options.limit)
     return sweep.sweep(lines, lambda work: (found := run(work)).get("ours", found), options.small,
+                       fill=partial(work_child, folder),
                        known=kept.measured(shape, options.limit), keep=lambda p: kept.point({"shape": shape} | p))  # fmt: skip
 
 

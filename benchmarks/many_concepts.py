@@ -13,6 +13,7 @@ Pictures: 100 prompts for targets and 100 for others at each count, a seed each,
 that it never saw in turn. They are kept in rows.jsonl: a run that was stopped goes on, and what was drawn for a model
 and an edit is not drawn again. Without --images the table shows those pictures that are there. results.json keeps the
 rows of earlier runs on the same model until they are measured again, so --counts and --methods can be run in parts.
+MACE trains: its states are kept in --states, and a run that was stopped goes on with the LoRA that it was at.
 """
 
 from __future__ import annotations
@@ -56,13 +57,14 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--page", type=Path, default=PAGE, help=argparse.SUPPRESS)
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--states", type=Path, default=Path("build/many_concepts"), help="of methods that train")
     return parser.parse_args(words)
 
 
 def measure(pipe: Any, task: Work, args: argparse.Namespace, keep: Keep) -> tuple[list[Arm], list[dict[str, Any]]]:
     """One target count: its arms, and their rows as far as features tell; each is kept as soon as it is there."""
     probe, found, rows = Probe(pipe, task), [], []
-    for arm in arms(pipe, task, args.methods or specs(task.count), args.random):
+    for arm in arms(pipe, task, args.methods or specs(task.count), args.random, states=args.states):
         found.append(arm)
         rows.append(record(pipe, task, arm, probe))
         keep(rows)
@@ -104,7 +106,7 @@ def main() -> None:
         say_cost(2 * IMAGES * sum(named(count, args) for count in args.counts), args.rate, most=True)
     folder = models.resolve(args.model)
     sha256, pipe, start = model_sha256(folder), erasekit.load(args.model), time.perf_counter()
-    known = models.defaults(folder)
+    known, args.states = models.defaults(folder), args.states / sha256[:12]  # of another model, another's states
     album = Album(args.out / "rows.jsonl", sha256, Sampling(int(known["steps"]), float(known["guidance"])))
     fitted, rows = {}, []
     for each in works:

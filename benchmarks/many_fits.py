@@ -6,23 +6,36 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from emoji_features import apart, outputs
 from emoji_rows import edit_digest
 from many_sets import Work, plain_prompts, sentences
+from trained_rule import Rule
 
 import erasekit
 from erasekit import methods
 from erasekit.edit import Edit
 from erasekit.errors import EraseKitError
 from erasekit.evaluation.controls import random_like
+from erasekit.evaluation.shards import slug
+from erasekit.files import write_whole
 
-PRESETS = {"erasepro": r"balanced|many.*", "speed": r"people.*"}  # those that are meant for many concepts
+PRESETS = {  # those that are meant for many concepts
+    "erasepro": r"balanced|many.*|weighted",
+    "speed": r"people.*",
+    "mace-refine": r"people-\d+",
+}
 SETTINGS = {
-    "mace-refine": "retain_templates=3"
-}  # of 30, weighted as if in all: its fit takes a multiple of the time else
+    "mace-refine": "retain_templates=3",  # of 30, weighted as if in all: its fit takes a multiple of the time else
+    "mace": "retain_templates=3",
+    "erasepro:weighted": "captions=emoji",  # of the kind that the model is asked for
+}
+SOFT, SOFT_FROM = "erasepro:retain_mode=soft", 50
+"""The paper's form where what is retained may contradict the targets: "fire" is kept while "fire engine" goes."""
+TRAINED = ("mace",)  # of the methods that train the one that is made for many concepts
 APART = ("irece",)  # no method to erase many concepts by: it acts while sampling, a pass for each of them
 NONE, RANDOM = "no edit", "noise of "
 
@@ -47,15 +60,23 @@ class Arm:
 
 
 def specs(count: int) -> list[str]:
-    """Every closed-form method, and after it its presets for many concepts; one that names a number, at that number only."""
+    """Every closed-form method and MACE, and after each its presets for many concepts; one that names a number, at that
+    number only."""
     found = []
     for name in methods.METHODS:
-        if name in APART or methods.trains(methods.get(name)):
+        if name in APART or (methods.trains(methods.get(name)) and name not in TRAINED):
             continue
         known = [preset for preset in methods.get(name).presets if re.fullmatch(PRESETS.get(name, ""), preset)]
-        found += [":".join([name, SETTINGS[name]]) if name in SETTINGS else name]
-        found += [f"{name}:{preset}" for preset in known if _number(preset) in (None, count)]
+        found += [_set(name, name)]
+        found += [SOFT] if name == "erasepro" and count >= SOFT_FROM else []
+        found += [_set(f"{name}:{preset}", name) for preset in known if _number(preset) in (None, count)]
     return found
+
+
+def _set(spec: str, name: str) -> str:
+    """The spec with the settings that it, or else its method, is run with here."""
+    settings = SETTINGS.get(spec) or SETTINGS.get(name)
+    return f"{spec}:{settings}" if settings else spec
 
 
 def _number(preset: str) -> int | None:
@@ -63,29 +84,50 @@ def _number(preset: str) -> int | None:
     return int(ending[0]) if ending else None
 
 
-def fit(pipe: Any, work: Work, spec: str) -> Arm:
-    """The edit of `method:preset:key=value` for the whole set, everything else retained; why a method refused."""
+def fit(pipe: Any, work: Work, spec: str, *, states: Path | None = None) -> Arm:
+    """The edit of `method:preset:key=value` for the whole set, everything else retained; why a method refused.
+
+    One that trains has what `trained_rule` gives it; its state is kept in `states`, and a run that was ended goes on.
+    """
     words = spec.split(":")
     method = ":".join(word for word in words if "=" not in word)
-    parameters = dict(word.split("=", 1) for word in words if "=" in word)
     cls, _ = methods.resolve(method)  # a wrong name is a mistake, and no refusal
+    parameters = Rule().parameters(method) | dict(word.split("=", 1) for word in words if "=" in word)
     methods.make_config(cls, parameters)
-    start = time.perf_counter()
+    state = _state(states, spec, work) if states and methods.trains(cls) else None
+    known, start = state is not None and state.exists(), time.perf_counter()
     try:
-        edit = erasekit.erase(
-            pipe, work.targets, anchor=work.anchors, retain=work.retained, method=method, **parameters
-        )
+        edit = erasekit.erase(pipe, work.targets, anchor=work.anchors, retain=work.retained, method=method,
+                              **({"checkpoint": state} if state else {}), **parameters)  # fmt: skip
     except EraseKitError as error:
         return Arm(spec, refused=str(error))
-    return Arm(spec, edit, time.perf_counter() - start)
+    return Arm(spec, edit, _seconds(time.perf_counter() - start, state, gone_on=known))
 
 
-def arms(pipe: Any, work: Work, wanted: Sequence[str], controls: Sequence[str]) -> Iterator[Arm]:
+def _state(states: Path, spec: str, work: Work) -> Path:
+    states.mkdir(parents=True, exist_ok=True)
+    return states / f"{slug(spec)}-{work.count}.safetensors"
+
+
+def _seconds(seconds: float, state: Path | None, *, gone_on: bool) -> float | None:
+    """Those of the whole fit; of one that went on from a state what it took when it was whole, if it ever was."""
+    if state is None:
+        return seconds
+    file = state.with_suffix(".seconds")
+    if gone_on:
+        return float(file.read_text()) if file.exists() else None
+    write_whole(file, f"{seconds:.3f}\n".encode())
+    return seconds
+
+
+def arms(
+    pipe: Any, work: Work, wanted: Sequence[str], controls: Sequence[str], *, states: Path | None = None
+) -> Iterator[Arm]:
     """The unedited model, the methods in `wanted` order, and noise of the norm of those edits named in `controls`."""
     yield Arm(NONE)
     noises = []
     for spec in wanted:
-        arm = fit(pipe, work, spec)
+        arm = fit(pipe, work, spec, states=states)
         if arm.edit is not None and (spec in controls or "all" in controls):
             noises.append(Arm(RANDOM + spec, random_like(arm.edit, pipe, seed=0)))
         yield arm

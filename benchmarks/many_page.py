@@ -90,7 +90,7 @@ def _kept(name: str) -> bool:
 
 
 def _beside(most: Mapping[str, Mapping[str, Any]], what: str, count: int) -> list[str]:
-    """SPEED and MACE's refinement against UCE at the largest count."""
+    """SPEED and MACE, whole and its refinement, against UCE at the largest count."""
     uce, found = most.get("uce", {}).get(what), []
     for name, row in most.items():
         if not _kept(name) or what not in row or not uce:

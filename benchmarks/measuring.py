@@ -7,7 +7,6 @@ apart. Memory is the high-water mark of the process, libraries and mapped files 
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import platform
@@ -107,13 +106,6 @@ def high_water() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def has_retain_cache() -> bool:
-    """Whether this version of erasekit keeps the second moment of what is retained."""
-    from erasekit.api import erase
-
-    return "retain_cache" in inspect.signature(erase).parameters
 
 
 @contextmanager

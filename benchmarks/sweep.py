@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
-from measuring import Work, has_retain_cache
+from measuring import Work
 from shapes import concepts
 
 LINES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -25,37 +27,73 @@ Point = dict[str, Any]
 
 
 def sweep(
-    lines: list[str], run: Run, small: bool, *, known: Sequence[Point] = (), keep: Callable[[Point], None] | None = None
-) -> list[Point]:
+    lines: list[str], run: Run, small: bool, *, fill: Run | None = None, known: Sequence[Point] = (),
+    keep: Callable[[Point], None] | None = None,
+) -> list[Point]:  # fmt: skip
     """Every line over all points; `run` measures one call within the time limit, or says why it was skipped.
 
-    What is among the points `known` is not measured again; `keep` gets every point as it comes.
+    `fill` makes a call without a limit: it puts what a line computes from a list of retained prompts into the cache that
+    all lines share, once a list. What is among the points `known` is not measured again; `keep` gets every point as it
+    comes.
     """
     before = {(p["line"], p["targets"], p["retained"]): p for p in known}
     targets, retained = ((1, 2), (0, 3)) if small else (TARGETS, RETAINED)
     points: list[Point] = []
-    for line in lines:
-        for count in targets:
-            for kept in retained:
-                found = before.get((line, count, kept)) or measure(points, line, count, kept, run)
-                points.append({"line": line, "targets": count, "retained": kept} | found)
-                print(told(points[-1]), flush=True)
-                if keep:
-                    keep(points[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache(folder, fill or run)
+        for line, count, kept in product(lines, targets, retained):
+            found = before.get((line, count, kept)) or measure(points, line, count, kept, run, cache)
+            points.append({"line": line, "targets": count, "retained": kept} | found)
+            print(told(points[-1]), flush=True)
+            if keep:
+                keep(points[-1])
     return points
 
 
-def measure(points: list[Point], line: str, count: int, kept: int, run: Run) -> dict[str, Any]:
-    """One point: the plain call and, where the version can keep it, the call that finds the retained prompts' moment."""
-    if (smaller := skipped_before(points, line, count, kept)) is not None:
-        return {"skipped": f"{smaller['targets']} targets and {smaller['retained']} retained: {smaller['skipped']}"}
+@dataclass(frozen=True)
+class Cache:
+    """The retain cache of a whole sweep: uce, rece and realera-text find each other's moments in it."""
+
+    folder: str
+    fill: Run
+    filled: set[tuple[str, int]] = field(default_factory=set)
+
+    def work(self, line: str, count: int, kept: int) -> Work:
+        """The call that finds everything cached; filled by one target's, which asks for the same list."""
+        if (line, kept) not in self.filled:
+            self.fill(asked(line, 1, kept, retain_cache=self.folder))
+            self.filled.add((line, kept))
+        return asked(line, count, kept, retain_cache=self.folder)
+
+
+def asked(line: str, count: int, kept: int, *, retain_cache: str | None = None) -> Work:
+    """The call of a point; what is retained depends on `kept` alone."""
     method, parameters = LINES[line]
-    given = (method, tuple(concepts(count)), tuple(concepts(kept, start=count)), None, parameters)
-    if not (kept and has_retain_cache()):
-        return run(Work(*given))
-    with tempfile.TemporaryDirectory() as folder:
-        cold = run(Work(*given, retain_cache=folder))
-        return cold if "seconds" not in cold else cold | {"cached": run(Work(*given, retain_cache=folder))}
+    retained = tuple(concepts(kept, start=max(TARGETS)))
+    return Work(method, tuple(concepts(count)), retained, None, parameters, retain_cache)
+
+
+def measure(points: list[Point], line: str, count: int, kept: int, run: Run, cache: Cache) -> dict[str, Any]:
+    """One point: the plain call and, where the method keeps it, the call that finds the retained prompts' moment."""
+    smaller = skipped_before(points, line, count, kept)
+    why = smaller and f"{smaller['targets']} targets and {smaller['retained']} retained: {smaller['skipped']}"
+    found = {"skipped": why} if why else run(asked(line, count, kept))
+    if kept and caches(line) and not cached_too_long(points, line, count):
+        found = found | {"cached": run(cache.work(line, count, kept))}
+    return found
+
+
+def caches(line: str) -> bool:
+    """Whether the line's method keeps what it computes from the retained prompts."""
+    from erasekit.methods import CACHING  # not at the top: a measured process times its own imports
+
+    return LINES[line][0] in CACHING
+
+
+def cached_too_long(points: list[Point], line: str, count: int) -> bool:
+    """Whether no more targets of this line took too long with nothing retained, or with what is retained cached."""
+    own = [p for p in points if p["line"] == line and p["targets"] <= count]
+    return any("skipped" in (p if not p["retained"] else p.get("cached", {})) for p in own)
 
 
 def skipped_before(points: list[Point], line: str, count: int, kept: int) -> Point | None:
@@ -70,11 +108,11 @@ def skipped_before(points: list[Point], line: str, count: int, kept: int) -> Poi
 def told(point: Point) -> str:
     """The point as a line of text."""
     name = f"{point['line']}: {point['targets']} targets, {point['retained']} retained"
-    if "seconds" not in point:
-        return f"{name}: {reason(point)}"
-    parts = " ".join(f"{part} {seconds:.2f}" for part, seconds in point["parts"].items())
     cached = point.get("cached", {}).get("seconds")
     again = "" if cached is None else f", {cached:.2f} s with the moment cached"
+    if "seconds" not in point:
+        return f"{name}: {reason(point)}{again}"
+    parts = " ".join(f"{part} {seconds:.2f}" for part, seconds in point["parts"].items())
     size = f"{point['peak_rss_mb']} MB, edit {point['edit_bytes'] / 1e6:.1f} MB"
     return f"{name}: {point['seconds']:.2f} s ({parts}){again}, {size}"
 

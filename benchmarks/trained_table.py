@@ -5,8 +5,10 @@
     python benchmarks/trained_table.py --methods esd uce --targets cat "ink style"
 
 The runner, suites, plans and pooled rates are those of `all_suites`; steps and rates are the notes' defaults scaled by
-the one rule of `trained_rule`. On a suite whose kind ("object", "style") a training method has a preset for, this is
-used. A run that was stopped goes on, a training in the middle too. What does worse than noise of its own size is named.
+the one rule of `trained_rule`, and sentences are of the emoji world's words. On a suite whose kind ("object", "style") a
+training method has a preset for, this is used. A run that was stopped goes on, a training in the middle too. What does
+worse than noise of its own size is named, and below the table stands what the edits' self-checks warn of. --docs writes
+benchmarks/results/trained_table.json, and the page from it (`trained_page`).
 """
 
 from __future__ import annotations
@@ -21,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import all_suites
+import trained_page
 import trained_rule
 from all_suites import Part
-from all_suites_table import pooled, table
-from many_page import rewrite
+from all_suites_table import pooled
 from trained_rule import Rule
-from trained_verdicts import verdicts
 
 from erasekit import api, methods, models
 from erasekit.errors import EraseKitError, UsageError
@@ -36,7 +37,6 @@ from erasekit.evaluation.shards import slug
 from erasekit.files import write_whole
 
 BESIDE = ("erasepro", "uce")
-PAGE = Path(__file__).parents[1] / "docs/training.md"
 
 
 def options(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,7 +57,8 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=2.7, help="images a second, for the estimate of the time")
     parser.add_argument("--estimate", action="store_true", help="say how long it takes, and stop")
     parser.add_argument("--docs", action="store_true", help="rewrite the table of docs/training.md")
-    parser.add_argument("--page", type=Path, default=PAGE, help=argparse.SUPPRESS)
+    parser.add_argument("--page", type=Path, default=trained_page.PAGE, help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, default=trained_page.RESULTS, help="what --docs writes besides")
     parser.add_argument("--out", type=Path, default=Path("build/trained"))
     return parser.parse_args(words, argparse.Namespace(never=[]))
 
@@ -82,7 +83,7 @@ def part(name: str, args: argparse.Namespace, rule: Rule) -> Part:
         own["limit_targets"] = sys.maxsize
     made = all_suites.part(name, argparse.Namespace(**own))
     wanted = [e for e in made.entries if not args.targets or set(e.targets) & set(args.targets)]
-    return replace(made, entries=tuple(replace(e, parameters=rule.parameters(e.method)) for e in wanted))
+    return replace(made, entries=tuple(replace(e, parameters=rule.parameters(e.method, kind)) for e in wanted))
 
 
 def training_seconds(one: Part, model: str) -> dict[str, float]:
@@ -121,29 +122,24 @@ def _minutes(seconds: float) -> str:
 # -- running it ---------------------------------------------------------------------------------------------------
 
 
-def fitted(one: Part, args: argparse.Namespace) -> tuple[Part, list[str]]:
-    """The part without what methods refuse, in their own words; the other edits then lie where the runner looks."""
-    out, kept, refused = args.out / slug(one.suite.name), [], []
+def fitted(one: Part, args: argparse.Namespace) -> tuple[Part, list[str], list[str]]:
+    """The part without what methods refuse, in their own words, and what the others' self-checks say; these edits then
+    lie where the runner looks."""
+    out, kept, refused, said = args.out / slug(one.suite.name), [], [], []
     plan, sha256 = Plan((one.suite.name,), model=args.model), arms.model_sha256(models.resolve(args.model))
     for entry in one.entries:
         began = time.perf_counter()
         try:
-            arms.load_edits(replace(plan, edits=(entry,)), out, sha256)
+            (edit,) = arms.load_edits(replace(plan, edits=(entry,)), out, sha256)
         except EraseKitError as error:
             refused.append(f"{entry.method} on {one.suite.name}, {', '.join(entry.targets)}: {error}")
             print(f"refused: {refused[-1]}", flush=True)
             continue
         kept.append(entry)
+        name = f"{entry.method} on {one.suite.name}, {', '.join(entry.targets)}"
+        said += trained_page.said(name, edit.about["self_check"] or {})
         print(f"{one.suite.name}, {entry.name}: fitted, {time.perf_counter() - began:.0f} s", flush=True)
-    return replace(one, entries=tuple(kept)), refused
-
-
-def page(rows: Sequence[dict[str, Any]], refused: Sequence[str], used: Sequence[str], rule: Rule) -> str:
-    """The table, what it says of each method beside noise, and with what every method was trained."""
-    scaled = f"Steps times {rule.steps:g}, rate times {rule.rate:g}, for every method:"
-    return "\n\n".join(
-        [table(rows, refused), verdicts(rows, list(dict.fromkeys(used))), scaled, trained_rule.settings(used, rule)]
-    )
+    return replace(one, entries=tuple(kept)), refused, said
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -153,17 +149,28 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.estimate:
         print(estimate(found, args))
         return
-    rows, refused = [], []
+    used = [(entry.method, one.suite.kind) for one in found for entry in one.entries]
+    whole: dict[str, Any] = {
+        "model_sha256": arms.model_sha256(models.resolve(args.model)), "steps": rule.steps, "rate": rule.rate,
+        "trained": trained_rule.settings(used, rule), "methods": list(dict.fromkeys(method for method, _ in used)),
+        "rows": [], "refused": [], "said": [],
+    }  # fmt: skip
     for one in found:
-        ready, lines = fitted(one, args)
+        ready, lines, said = fitted(one, args)
         results, more = all_suites.run(ready, args)
-        refused += lines + more
-        rows += pooled(one.suite.name, one.labels, results) if results is not None else []
-        write_whole(args.out / "table.json", (json.dumps({"rows": rows, "refused": refused}, indent=1) + "\n").encode())
-    text = page(rows, refused, [entry.method for one in found for entry in one.entries], rule)
-    print("\n" + text)
+        whole["refused"] += lines + more
+        whole["said"] += said
+        whole["rows"] += pooled(one.suite.name, one.labels, results) if results is not None else []
+        _write(whole, args.out / "table.json")
+    print("\n" + trained_page.page(whole))
     if args.docs:
-        rewrite(args.page, {"table": text})
+        _write(whole, args.results)
+        trained_page.main(["--results", str(args.results), "--page", str(args.page)])
+
+
+def _write(whole: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(whole, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def harmonic(row: Row, keys: Sequence[str], bound: str = "value") -> float:
 
 
 def control(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The noise of this method's edits; for an edit that acts through code, which has none, the suite's best noise."""
+    """The noise of this method's edits; where there is none (an edit of code without a norm) the suite's best noise."""
     noise = [one for one in rows if one["suite"] == row["suite"] and one["arm"].startswith(NOISE)]
     own = [one for one in noise if one["arm"] == NOISE + row["arm"]]
     return own[0] if own else max(noise, key=lambda one: harmonic(one, shared(one, one)), default=None)

@@ -67,7 +67,7 @@ class Models:
         return latents
 
 
-def predict(unet: Any, latents: Tensor, timestep: int, text: Tensor) -> Tensor:
+def predict(unet: Any, latents: Tensor, timestep: float, text: Tensor) -> Tensor:
     return unet(latents, timestep, encoder_hidden_states=text).sample
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 FASTER, MEMORY = 1.5, 1.4
+EXPECTED = ("esd", "ac", "concept-inversion")
 PAGE = Path(__file__).parents[1] / "docs/training.md"
 RESULTS = Path(__file__).parent / "results" / "training_speed_emoji.json"
 
@@ -26,7 +27,7 @@ def bars(found: dict[str, Any]) -> list[dict[str, Any]]:
     peaks = own_peaks(found)
     rows = [(f"{method}: times faster than the plain loop", run["ratio"], FASTER, run["ratio"] >= FASTER)
             for method, run in found["speed"].items()]  # fmt: skip
-    for what in ("training", "training, recompute"):
+    for what in ("training", "training, recompute") if peaks else ():
         ratio = peaks[what] / peaks["inference"]
         rows.append((f"esd: peak memory over inference, {what}", ratio, MEMORY, ratio <= MEMORY))
     return [dict(zip(("what", "value", "bound", "met"), row, strict=True)) for row in rows]
@@ -42,10 +43,14 @@ def report(found: dict[str, Any]) -> str:
     lines += [f"| {name} | {run['seconds']:.3g} | {run['plain_seconds']:.3g} | {run['ratio']:.2f} | "
               f"{run['difference']:.1g} |" for name, run in found["speed"].items()]  # fmt: skip
     peaks = own_peaks(found)
-    lines += ["", "| ESD-x, batch as above | peak MB | after the imports, MB | over inference |", "|" + "---|" * 4]
+    if peaks:
+        lines += ["", "| ESD-x, batch as above | peak MB | after the imports, MB | over inference |", "|" + "---|" * 4]
     for what, peak in found["memory"].items():
         own = f"{peak['own_mb']:.0f}" if "own_mb" in peak else "–"
         lines.append(f"| {what} | {peak['peak_mb']:.0f} | {own} | {peaks[what] / peaks['inference']:.2f} |")
+    if missing := [name for name in EXPECTED if name not in found["speed"]]:
+        commands = " ".join(missing)
+        lines += ["", f"Not measured yet: `python benchmarks/training_speed.py --methods {commands} --docs`."]
     lines += ["", *(f"- {bar['what']}: {bar['value']:.2f}, bar {bar['bound']:g}: {'met' if bar['met'] else 'missed'}"
                     for bar in found["bars"])]  # fmt: skip
     return "\n".join(lines)

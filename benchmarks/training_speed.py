@@ -3,12 +3,14 @@
     python benchmarks/training_speed.py                                     # the emoji model, two cores
     python benchmarks/training_speed.py --shape sd14 --device cuda          # Stable Diffusion 1.4's, random weights
     python benchmarks/training_speed.py --shape sd14 --batch 1 --steps 3 --sampling-steps 4    # without a GPU
+    python benchmarks/training_speed.py --methods concept-inversion --docs  # this one anew, the others as they are
 
-`training_plain` has the straightforward loops: two full denoisers, one sample at a time, guidance in two passes, every
-prompt encoded again in every step. Both draw the same noise, levels and images, and must give the same losses
-(TOLERANCE), else nothing is reported. Times are of the steps after the first, the fastest of --repeat turns, ours and
-the plain loop in turn in one process. Peak memory is each time of a fresh process: its high-water mark, on a GPU what
-torch reserved of it at most for tensors. Inference is guided sampling of one batch, both branches in one pass, no VAE.
+`training_plain` has the straightforward loops of methods: two full denoisers, one sample at a time, guidance in two passes,
+every prompt encoded again in every step; `training_inversion` that of an attack, Concept Inversion. Both sides draw the
+same noise, levels and images, and must give the same losses (TOLERANCE), else nothing is reported. Times are of the steps
+after the first, the fastest of --repeat turns, ours and the plain loop in turn in one process. Peak memory is each time of
+a fresh process: its high-water mark, on a GPU what torch reserved of it at most for tensors. Inference is guided sampling
+of one batch, both branches in one pass, no VAE.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import measuring
+import training_inversion
 import training_plain
 from many_page import rewrite
 from training_models import MODELS, pipeline
@@ -37,7 +40,8 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Task:
-    """A method beside its plain loop. `parameters` of a run with so many steps, samples a batch, sampling steps."""
+    """A method or an attack beside its plain loop. `parameters` of a run with so many steps, samples a batch, sampling
+    steps."""
 
     plain: Callable[..., Run]
     parameters: Callable[[int, int, int], dict[str, Any]]
@@ -48,7 +52,11 @@ TASKS = {
     # Drawing the images comes before the first step: few, in few steps. A frozen teacher is what needs two denoisers.
     "ac": Task(training_plain.ac, lambda n, batch, s: {"steps": n, "batch": batch, "sampling_steps": 3, "images": batch,
                                                        "augment": False, "teacher": "frozen"}),
+    # The authors' rate for such a batch; the word to start from is one token for every tokenizer.
+    "concept-inversion": Task(training_inversion.plain, lambda n, batch, s: {
+        "steps": n, "batch": batch, "rate": 5e-3 * batch, "pictures": batch, "initial": "a"}),
 }  # fmt: skip
+MEMORY = "esd"  # the method whose peaks are measured
 
 
 # -- what runs in a child ---------------------------------------------------------------------------------------
@@ -63,13 +71,23 @@ def run_child(asked: dict[str, Any]) -> dict[str, Any]:
     return speed(asked) if asked["kind"] == "speed" else memory(asked)
 
 
+def subject(name: str) -> Any:
+    """The class of the method or the attack."""
+    from erasekit import attacks, methods
+
+    return attacks.get(name) if name in attacks.ATTACKS else methods.get(name)
+
+
 def ours(pipe: Any, method: str, parameters: dict[str, Any]) -> Run:
-    """A fit, with the time after every step of training and the loss of every step."""
+    """A fit, or an attack's learning, with the time after every step and the loss of every step."""
+    from erasekit.attacks import ATTACKS
     from erasekit.backbones import backbone
     from erasekit.concept import EraseRequest
-    from erasekit.methods import get, make_config
+    from erasekit.methods import make_config
 
-    cls, run = get(method), Run()
+    cls, run = subject(method), Run()
+    if method in ATTACKS:
+        return training_inversion.ours(pipe, make_config(cls, parameters), target=TARGET, seed=SEED)
 
     def progress(done: int, total: int, what: str) -> None:
         if what.startswith("training"):
@@ -82,9 +100,9 @@ def ours(pipe: Any, method: str, parameters: dict[str, Any]) -> Run:
 
 
 def plain(pipe: Any, method: str, parameters: dict[str, Any]) -> Run:
-    from erasekit.methods import get, make_config
+    from erasekit.methods import make_config
 
-    config = make_config(get(method), parameters)
+    config = make_config(subject(method), parameters)
     return TASKS[method].plain(pipe, config, target=TARGET, anchor=ANCHOR, seed=SEED)
 
 
@@ -140,13 +158,15 @@ def inference(pipe: Any, batch: int, steps: int) -> None:
 
 
 def known(method: str) -> bool:
+    from erasekit.attacks import ATTACKS
     from erasekit.methods import METHODS
 
-    return method in METHODS
+    return method in METHODS or method in ATTACKS
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Every task and every piece of memory, each in a child; `SystemExit` where one fails or the losses differ."""
+    """The tasks that are asked for, and with `MEMORY` every piece of memory, each in a child; `SystemExit` where one fails
+    or the losses differ."""
     base = {"model": options.shape, "device": options.device, "threads": options.threads, "batch": options.batch,
             "steps": options.steps, "sampling_steps": options.sampling_steps}  # fmt: skip
     times = {}
@@ -157,8 +177,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                              f"{times[method]['difference']:.2g} of the largest: not the same arithmetic")  # fmt: skip
     small = base | {"kind": "memory", "steps": 2, "sampling_steps": 4}  # the levels do not change the memory
     peaks = {what: _child(small | {"what": what})
-             for what in ("inference", "training", "training, recompute", "plain loop")}  # fmt: skip
-    return {"settings": base, "speed": times, "memory": peaks}
+             for what in ("inference", "training", "training, recompute", "plain loop") if MEMORY in times}  # fmt: skip
+    return {"environment": measuring.environment(), "settings": base, "speed": times, "memory": peaks}
+
+
+def earlier(out: Path, methods: list[str]) -> dict[str, Any]:
+    """What an earlier run left there, to be kept by a run of some of the methods; nothing for a run of all of them."""
+    return json.loads(out.read_text()) if out.exists() and not set(TASKS) <= set(methods) else {}
+
+
+def merged(before: dict[str, Any], found: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Both, the new numbers first choice; `SystemExit` where they are of other settings or another machine."""
+    if before and (other := [key for key in ("environment", "settings") if before[key] != found[key]]):
+        raise SystemExit(f"error: {out} has numbers of other {' and '.join(other)}: measure all methods, or name another --out")
+    speed = {**before.get("speed", {}), **found["speed"]}
+    ordered = {name: speed[name] for name in TASKS if name in speed}
+    return {**found, "speed": ordered, "memory": found["memory"] or before.get("memory", {})}
 
 
 def _child(asked: dict[str, Any]) -> dict[str, Any]:
@@ -194,9 +228,9 @@ def main(words: list[str] | None = None) -> None:
         terminal.quiet()
         print(json.dumps(run_child(json.loads(options.child))))
         return
-    found = {"environment": measuring.environment(), **measure(options)}
-    found["bars"] = bars(found)
     out = options.out or RESULTS / f"training_speed_{options.shape}.json"
+    found = merged(earlier(out, options.methods), measure(options), out)
+    found["bars"] = bars(found)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{report(found)}\n\n{out}")

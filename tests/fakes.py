@@ -72,7 +72,7 @@ class NearJudge:
         return F.normalize(counts, dim=1)
 
 
-def draw(pipe, prompts, seeds, sampling, *, encode: bool = True) -> torch.Tensor:
+def draw(pipe, prompts, seeds, sampling, *, encode: bool = True, known=None) -> torch.Tensor:
     """Instead of `drawing.draw`, at once: noise of prompt and seed, tinted by a weight that the edits change."""
     weight = pipe.text_encoder.get_submodule("encoder.layers.0.self_attn.q_proj").weight
     tint = int(weight.detach().double().sum().abs() * 1e4) % 97

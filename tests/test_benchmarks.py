@@ -128,7 +128,7 @@ def test_methods_equal_their_textbook_forms(folder: Path, tmp_path: Path, task: 
     assert found["relative_difference"]["weight"] < 1e-6
     assert found["relative_difference"]["update"] < 1e-4
     assert found["relative_difference"]["features"] < 1e-5
-    assert all(ratio > 0 for ratio in found["ratios"].values())
+    assert all(seconds > 0 for seconds in found["textbook_seconds"].values())
 
 
 def test_a_bar_is_met_or_missed() -> None:
@@ -161,6 +161,27 @@ def test_a_sweep_skips_what_asks_for_more_than_what_took_too_long() -> None:
     assert len(points) == len(sweep.TARGETS) * len(sweep.RETAINED)
     assert max(asked) == (1000, 100) and (1, 1000) in asked and (1, 10_000) not in asked and (10, 1000) not in asked
     assert points[-1]["skipped"] == "1 targets and 1000 retained: over 60 s"
+
+
+def test_a_sweep_fills_its_cache_once_without_a_limit_and_times_it_where_the_plain_call_took_too_long() -> None:
+    import sweep
+
+    filled, timed = [], []
+
+    def measure(work) -> dict:
+        timed.append(work)
+        slow = len(work.retain) >= 1000 and not work.retain_cache
+        return {"skipped": "over 60 s"} if slow else {"seconds": 1.0, "parts": {}, "peak_rss_mb": 1, "edit_bytes": 1}
+
+    points = sweep.sweep(["uce", "rece", "erasepro"], measure, small=False, fill=lambda work: filled.append(work) or {})
+    assert [(w.method, len(w.targets), len(w.retain)) for w in filled] == [
+        (name, 1, count) for name in ("uce", "rece") for count in sweep.RETAINED[1:]
+    ]
+    assert len({w.retain_cache for w in timed + filled} - {None}) == 1
+    assert len({w.retain for w in timed}) == len(sweep.RETAINED), "one list a size"
+    cached = [p for p in points if "cached" in p]
+    assert {p["line"] for p in cached} == {"uce", "rece"} and len(cached) == 2 * 16
+    assert all(p["cached"]["seconds"] for p in cached) and sum("skipped" in p for p in cached) == 2 * 12
 
 
 def test_a_sweep_measures_every_point(folder: Path, tmp_path: Path) -> None:

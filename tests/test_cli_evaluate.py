@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import attacked
@@ -16,6 +20,8 @@ from erasekit.cli import evaluate, main
 from erasekit.errors import EraseKitError, UsageError
 from erasekit.evaluation import aggregate, arms, drawing, judges, results, suites
 from erasekit.files import file_sha256
+
+SUITE = Path(__file__).with_name("small_suite.yaml")
 
 
 @pytest.fixture
@@ -134,6 +140,40 @@ def test_bad_usage_is_one_line(parse, words, message) -> None:
     with pytest.raises(UsageError) as error:
         evaluate.run(parse(*words))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_killed_outright_it_goes_on_to_the_same_bytes(edit_file, sd1_folder, tmp_path) -> None:
+    """Real processes and real judges; SIGKILL leaves no time to tidy up."""
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(SUITE.read_text().replace("seeds: 0-1", "seeds: 0-39"))
+    words = [sys.executable, "-m", "erasekit", "evaluate", "--model", str(sd1_folder), "--edit",
+             str(edit_file), "--suite", str(suite), "--batch", "2", "--jobs", "2", "--out", "out"]  # fmt: skip
+    made = ("run.json", "texts.json", "rows.jsonl", "results.json")
+    folders = {name: tmp_path / name for name in ("whole", "killed")}  # the command, and so the results, name `out`
+    for folder in folders.values():
+        folder.mkdir()
+    subprocess.run(words, cwd=folders["whole"], check=True, capture_output=True, timeout=300)
+    process = subprocess.Popen(words, cwd=folders["killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(images(folders["killed"])) < 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL and not (folders["killed"] / "out" / "results.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in images(folders["killed"])}
+    assert len(kept) >= 10
+    subprocess.run(words, cwd=folders["killed"], check=True, capture_output=True, timeout=300)
+    again = [path for path, then in kept.items() if path.stat().st_mtime_ns != then]
+    assert len(again) <= 4, "what was drawn is not drawn again, but for a shard that was being written"
+    whole, resumed = ({path.relative_to(folder): path.read_bytes() for path in images(folder)} for folder in folders.values())
+    assert whole == resumed and whole
+    for name in made:
+        assert (folders["whole"] / "out" / name).read_bytes() == (folders["killed"] / "out" / name).read_bytes(), name
+
+
+def images(folder: Path) -> list[Path]:
+    """All pictures of a run, its baseline's too."""
+    return sorted(path for path in folder.rglob("*.png") if not path.name.startswith("."))
 
 
 def test_time_left_is_reckoned_from_this_runs_own_images(monkeypatch, capsys) -> None:

@@ -45,6 +45,13 @@ def test_the_dry_run_says_what_it_would_take_and_writes_nothing(run, sd1_folder:
     assert run("erase", "cat", "--model", sd1_folder, *QUICK, "--dry-run")[0] == 0  # needs no --out
 
 
+def test_a_list_that_is_too_long_is_said_on_stderr_before_the_work(run, sd1_folder: Path) -> None:
+    targets = [a + b for a in "bcdfgh" for b in "kmnpqr"]
+    code, said, err = run("erase", *targets, "--model", sd1_folder, *QUICK, "--steps", 72, "--dry-run")
+    assert code == 0 and "nothing was written" in said and err.count("\n") == 1
+    assert err.startswith("erasekit: warning: 36 targets") and "share 72 turns of training, about 2 each" in err
+
+
 @pytest.mark.parametrize(
     ("words", "named", "code"),
     [

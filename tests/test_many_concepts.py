@@ -87,9 +87,19 @@ def test_presets_for_many_concepts_join_the_methods(monkeypatch) -> None:
     fakes = {name: type(name, (), {"presets": dict.fromkeys(given)}) for name, given in presets.items()}
     monkeypatch.setattr(methods, "METHODS", dict.fromkeys(fakes, ""))
     monkeypatch.setattr(methods, "get", fakes.__getitem__)
-    always = ["erasepro", "erasepro:balanced", "erasepro:many", "uce", "speed"]
-    assert many_fits.specs(10) == [*always, "speed:people-10", "speed:people"]
-    assert many_fits.specs(50) == [*always, "speed:people50", "speed:people"]
+    always = ["erasepro:balanced", "erasepro:many", "uce", "speed"]
+    assert many_fits.specs(10) == ["erasepro", *always, "speed:people-10", "speed:people"]
+    assert many_fits.specs(50) == ["erasepro", "erasepro:retain_mode=soft", *always, "speed:people50", "speed:people"]
+
+
+def test_every_spec_can_be_run_and_has_its_own_settings() -> None:
+    found = many_fits.specs(100)
+    assert {"erasepro:weighted:captions=emoji", "mace-refine:people-100:retain_templates=3"} <= set(found)
+    assert not any("people-50" in spec for spec in found) and len(set(found)) == len(found)
+    for spec in found:
+        words = spec.split(":")
+        cls, preset = methods.resolve(":".join(word for word in words if "=" not in word))
+        methods.make_config(cls, {**preset.values, **dict(w.split("=") for w in words if "=" in w)})
 
 
 def test_features_are_those_of_a_plain_loop() -> None:
@@ -140,6 +150,34 @@ def test_arms_of_a_count_with_control_and_refusal(monkeypatch) -> None:
         with pytest.raises(UsageError, match="nonesuch"):
             many_fits.fit(pipe, TINY, wrong)
     assert many_fits.fit(pipe, TINY, "uce:lamb=0.6").digest != found[2].digest
+
+
+def test_what_trains_goes_on_where_it_was_and_has_the_rules_parameters(monkeypatch, tmp_path) -> None:
+    asked, real = [], erasekit.erase
+
+    def erase(*given, method, checkpoint=None, **parameters):
+        asked.append((method, checkpoint, parameters))
+        if checkpoint:
+            checkpoint.touch()
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return real(*given, method="uce", anchor=parameters["anchor"])
+
+    monkeypatch.setattr(erasekit, "erase", erase)
+    pipe, spec = tiny.sd1(), "mace:retain_templates=3"
+    with pytest.raises(KeyboardInterrupt):
+        many_fits.fit(pipe, TINY, spec, states=tmp_path)
+    gone_on = many_fits.fit(pipe, TINY, spec, states=tmp_path)
+    (state,) = {path for _, path, _ in asked}
+    assert state.parent == tmp_path and state.suffix == ".safetensors" and gone_on.seconds is None
+    given = asked[0][2]
+    assert given["retain_templates"] == "3" and Path(given["template_file"]).name == "object.txt" and given["steps"] == 12
+    state.unlink()
+    took = many_fits.fit(pipe, TINY, spec, states=tmp_path).seconds
+    assert took is not None and many_fits.fit(pipe, TINY, spec, states=tmp_path).seconds == pytest.approx(took, abs=1e-3)
+    many_fits.fit(pipe, TINY, "uce", states=tmp_path)
+    assert asked[-1][1] is None, "what does not train has no state"
+    assert spec in many_fits.specs(100) and spec in many_fits.specs(1)
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------

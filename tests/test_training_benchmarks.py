@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import all_suites  # noqa: E402
 import measuring  # noqa: E402
+import trained_page  # noqa: E402
 import trained_rule  # noqa: E402
 import trained_table  # noqa: E402
 import training_report  # noqa: E402
@@ -25,6 +26,7 @@ import training_speed  # noqa: E402
 from trained_rule import Rule, rule  # noqa: E402
 from trained_verdicts import control, harmonic, verdicts  # noqa: E402
 
+from erasekit.attacks import ATTACKS  # noqa: E402
 from erasekit.errors import InfeasibleError, UsageError  # noqa: E402
 from erasekit.evaluation import arms, drawing, judges, suites  # noqa: E402
 from erasekit.evaluation.plan import read  # noqa: E402
@@ -32,7 +34,7 @@ from erasekit.methods import METHODS, get, make_config, trains  # noqa: E402
 
 ASKED = {"kind": "speed", "model": "sd14-small", "device": "cpu", "threads": 0, "batch": 3, "steps": 3,
          "sampling_steps": 4, "repeat": 1}  # fmt: skip
-known = [pytest.param(name, marks=pytest.mark.skipif(name not in METHODS, reason="not a method yet"))
+known = [pytest.param(name, marks=pytest.mark.skipif(name not in {*METHODS, *ATTACKS}, reason="not a method yet"))
          for name in training_speed.TASKS]  # fmt: skip
 
 
@@ -90,6 +92,28 @@ def test_the_whole_writes_numbers_and_bars(monkeypatch, tmp_path: Path, capsys) 
     assert "<!-- begin table -->\nNot measured" in text and "bar 1.5: met" in capsys.readouterr().out
 
 
+def test_a_run_of_one_method_keeps_the_others(monkeypatch, tmp_path: Path) -> None:
+    times = {"seconds": 1.0, "plain_seconds": 1.2, "ratio": 1.2, "difference": 1e-6, "losses": [1.0]}
+    monkeypatch.setattr(measuring, "child", lambda script, asked: times if asked["kind"] == "speed" else {"peak_mb": 9.0})
+    out = tmp_path / "speed.json"
+    alone = ["--methods", "concept-inversion", "--out", str(out)]
+    training_speed.main(alone)  # the peaks are ESD's
+    first = json.loads(out.read_text())
+    assert not first["memory"] and [bar["met"] for bar in first["bars"]] == [False]
+    assert "--methods esd ac --docs`" in training_report.report(first)
+    out.unlink()
+    training_speed.main(["--methods", "esd", "ac", "--out", str(out)])
+    before = json.loads(out.read_text())
+    training_speed.main(alone)
+    found = json.loads(out.read_text())
+    assert list(found["speed"]) == ["esd", "ac", "concept-inversion"] and len(found["bars"]) == 1 + len(before["bars"])
+    assert found["memory"] == before["memory"] and found["speed"]["ac"] == before["speed"]["ac"]
+    assert "Not measured" not in training_report.report(found)
+    with pytest.raises(SystemExit, match="numbers of other settings: measure all methods"):
+        training_speed.main([*alone, "--batch", "3"])
+    assert json.loads(out.read_text()) == found
+
+
 def test_peaks_without_an_own_part_are_compared_as_they_are() -> None:
     memory = {what: {"peak_mb": peak} for what, peak in (("inference", 10.0), ("training", 15.0))}
     assert training_report.own_peaks({"memory": memory}) == {"inference": 10.0, "training": 15.0}
@@ -144,11 +168,36 @@ def test_one_rule_for_every_method_that_trains() -> None:
 def test_what_departs_from_the_rule_is_said() -> None:
     chosen = rule(0.5, 2, ["esd.sampling_steps=3", "esd.batch=2"])
     assert chosen.parameters("esd") == {"steps": 500, "rate": 2e-5, "sampling_steps": "3", "batch": "2"}
-    shown = trained_rule.settings(["esd", "esd", "uce"], chosen)
-    assert shown.count("\n") == 2 and "| esd | 1000 | 500 | 1e-05 | 2e-05 | 2 | sampling_steps=3, batch=2 |" in shown
+    (one,) = trained_rule.settings([("esd", "object"), ("esd", "style"), ("uce", "object")], chosen)
+    shown = trained_page.page(whole(trained=[one]))
+    assert "| esd | 1000 | 500 | 1e-05 | 2e-05 | 2 | sampling_steps=3 |" in shown
     for word in ("esd", "esd=3", "esd.steps", "nonesuch.steps=3"):
         with pytest.raises(UsageError, match=r"METHOD\.KEY=VALUE"):
             rule(1, 1, [word])
+
+
+def whole(**more) -> dict:
+    """A results file."""
+    empty = dict.fromkeys(("rows", "refused", "said", "methods", "trained"), ())
+    return {"steps": 0.25, "rate": 8, **empty, **more}
+
+
+def test_what_edits_say_of_themselves_stands_below_the_table() -> None:
+    attack = {"target": "cat", "size": 0.01, "loss": 0.5, "loss_without": 0.25, "residual": 0.75}
+    lines = trained_page.said("receler on s, cat", {"warnings": ["nothing is held"], "attack": [attack]})
+    assert lines[0] == "receler on s, cat: nothing is held" and trained_page.said("esd", {}) == []
+    page = trained_page.page(whole(said=lines))
+    assert "its loss 0.5, 0.25 without it; residual under it 0.75" in page and "- receler on s, cat: nothing is held" in page
+
+
+def test_the_page_is_what_the_committed_results_say(tmp_path: Path) -> None:
+    page, own = tmp_path / "training.md", (ROOT / "docs/training.md").read_text()
+    page.write_text(own)
+    if trained_page.RESULTS.exists():
+        trained_page.main(["--page", str(page)])
+        assert page.read_text() == own, "run benchmarks/trained_page.py"
+    else:
+        assert "<!-- begin table -->\nNot measured yet" in own, "a table without the numbers that it is from"
 
 
 def parts(*words: str) -> list[all_suites.Part]:
@@ -216,13 +265,15 @@ def test_one_table_and_a_second_run_does_nothing(drawn, sd1_folder, tmp_path, mo
     monkeypatch.setattr(arms, "load_edits", load_edits)
     page = tmp_path / "training.md"
     page.write_text((ROOT / "docs/training.md").read_text())
-    asked = words(sd1_folder, tmp_path / "out", "--docs", "--page", str(page))
+    results = tmp_path / "results.json"
+    asked = words(sd1_folder, tmp_path / "out", "--docs", "--page", str(page), "--results", str(results))
     trained_table.main(asked)
     text, shown = page.read_text(), capsys.readouterr().out
     assert len(drawn) == 5 * fakes.COUNT and "tiny, esd-object-cat: fitted" in shown
     assert all(f"| tiny | {arm} |" in text for arm in ("unedited", "esd:object", "noise of esd:object", "esd:rewrite"))
     assert "erasepro on tiny, cat: no weight can serve both" in text and "| tiny | erasepro |" not in text
     assert "| esd:object | 1000 | 2 | 1e-05 | 8e-05 | 1 | sampling_steps=2, save_every=1 |" in text
+    assert trained_page.page(json.loads(results.read_text())) in text
     own = "<!-- begin speed -->"  # another benchmark's numbers, which stay as they are
     assert "random control" in text and text.split(own)[1] == (ROOT / "docs/training.md").read_text().split(own)[1]
     plan = read(tmp_path / "out/tiny/plan.yaml")

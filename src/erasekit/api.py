@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ def erase(
     edit of the same text encoder. `checkpoint`: a file or folder where a method that trains keeps its state; where
     it exists the run goes on from it. `method`: a name, or name:preset. `parameters`: fields of the method's
     configuration, over the preset's (`erasekit methods`). What is odd about the request but no error is among the
-    self-check's warnings.
+    self-check's warnings; of a list of targets too long for the method a `CrowdWarning` tells before the work.
     Raises `UsageError` for a request that is wrong, `InfeasibleError` where the method cannot do what was asked.
     """
     wanted = {"anchor": anchor, "retain": retain, "seed": seed, "retain_cache": retain_cache}
@@ -49,7 +50,8 @@ def erase(
     if checkpoint is not None:
         _require_training(method_, "a checkpoint (--resume)")
         options["checkpoint"] = Path(checkpoint)
-    return _noted(method_.fit(model, request, config, progress=progress, **options), request.notes)
+    notes = (*request.notes, *_uncached(method_.name, retain_cache))
+    return _noted(method_.fit(model, request, config, progress=progress, **options), notes)
 
 
 def plan(
@@ -84,7 +86,19 @@ def _prepared(
     if model.family not in cls.families:
         raise UsageError(f"method {method!r} is not verified on family {model.family!r}: it works on "
                          f"{', '.join(cls.families)}; `erasekit methods` lists the others")  # fmt: skip
-    return cls(), model, as_read(request, model), config
+    return cls(), model, _with_crowd(as_read(request, model), cls.name, config, model), config
+
+
+def _with_crowd(request: EraseRequest, method: str, config: Any, model: Backbone) -> EraseRequest:
+    """The request with a note on a list that is too long for the method, which is also said now, before the long work."""
+    from erasekit.methods._crowd import CrowdWarning, crowded
+
+    width = model.weight(model.sites("cross.kv")[0]).shape[1]
+    said = crowded(method, request, config, width)
+    if not said:
+        return request
+    warnings.warn(said, CrowdWarning, stacklevel=4)
+    return replace(request, notes=(*request.notes, said))
 
 
 def requested(
@@ -113,7 +127,17 @@ def _require_training(method: Any, what: str) -> None:
         raise UsageError(f"{method.name} does not train and has no use for {what}: leave it out")
 
 
+def _uncached(method: str, retain_cache: str | Path | None) -> list[str]:
+    """A note where a cache was given to a method that has nothing to put there."""
+    from erasekit.methods import CACHING
+
+    if retain_cache is None or method in CACHING:
+        return []
+    return [f"{method} computes nothing from the retained prompts that another edit could use: the retain cache "
+            f"(--retain-cache) was not used; it serves {', '.join(sorted(CACHING))}"]  # fmt: skip
+
+
 def _noted(edit: Edit, notes: Sequence[str]) -> Edit:
     """The edit with the request's notes before its own warnings."""
-    warnings = [*notes, *edit.self_check.get("warnings", ())]
-    return replace(edit, self_check={**edit.self_check, "warnings": warnings})
+    said = [*notes, *edit.self_check.get("warnings", ())]
+    return replace(edit, self_check={**edit.self_check, "warnings": said})

@@ -187,7 +187,8 @@ def _check_base(places: list[tuple[str, nn.Module]], base: Base) -> None:
         shown = ", ".join([*other][:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
         raise BaseMismatchError(
             f"the edit was made for other weights than these (for {base.id}): {len(other)} of {len(places)} modules differ, "
-            f"{shown}; give that model{strangers(original(module), base.recorded(site) or {})}, or in Python pass force=True"
+            f"{shown}; give that model{strangers(original(module), base.recorded(site) or {})}, or pass force=True "
+            "(`erasekit generate --force`)"
         )
 
 

@@ -75,18 +75,16 @@ def as_read(request: EraseRequest, backbone: Backbone) -> EraseRequest:
     """The request less the retained concepts that are nothing to the model's tokenizer, and with notes on what the
     model does not read as a person does.
 
-    Raises `UsageError` for a target, or an anchor that is not empty, without a single token of its own.
+    Raises `UsageError` for a target, or an anchor that is not empty, without a single token of its own, and for two
+    targets that are the same tokens and have different anchors.
     """
     notes = [*_checked(backbone, "target", request.targets), *_checked(backbone, "anchor", request.anchors)]
+    _check_twins(backbone, request)
     # What is ASCII has tokens: looking at it would make the time depend on the number of retained prompts.
     odd = [name for name in request.retain if name and not name.isascii()]
     lost = {name for name, (known, _) in zip(odd, _tokens(backbone, odd), strict=True) if not known}
     if lost:
         notes.append(f"retained concepts dropped, nothing to the model's tokenizer: {_some(map(repr, sorted(lost)))}")
-    width = backbone.weight(backbone.sites("cross.kv")[0]).shape[1]
-    if len(request.targets) > width:
-        notes.append(f"{len(request.targets)} targets are more than the text width of {width}: no weight can send each "
-                     "to its own anchor, the edit is a compromise; erase fewer at once")  # fmt: skip
     retain = tuple(name for name in request.retain if name not in lost)
     return replace(request, retain=retain, notes=request.notes + tuple(notes))
 
@@ -103,6 +101,19 @@ def _checked(backbone: Backbone, what: str, names: Sequence[str]) -> list[str]:
                 f"the model's tokenizer does not know every character of the {what} {name!r}: spell it otherwise"
             )
     return notes
+
+
+def _check_twins(backbone: Backbone, request: EraseRequest) -> None:
+    """`UsageError` for targets that are spelled differently, read the same, and asked to become two things."""
+    targets, anchors = (backbone.tokenize(side).ids.tolist() for side in (request.targets, request.anchors))
+    first: dict[tuple[int, ...], int] = {}
+    for i, ids in enumerate(targets):
+        k = first.setdefault(tuple(ids), i)
+        if anchors[k] != anchors[i]:
+            raise UsageError(
+                f"the model reads the targets {request.targets[k]!r} and {request.targets[i]!r} as the same, and their "
+                f"anchors {request.anchors[k]!r} and {request.anchors[i]!r} differ: drop one, or give them one anchor"
+            )
 
 
 def _tokens(backbone: Backbone, names: Sequence[str]) -> list[tuple[int, int]]:

@@ -38,7 +38,8 @@ class Prior:
 @dataclass(frozen=True)
 class Inverse:
     """The shared K: `rows` (n, d); `rank` and `condition` (largest over smallest singular value that was used)
-    describe the whitened inputs, kept columns projected out."""
+    describe the whitened inputs, kept columns projected out. With a finite scale a direction of singular value s counts
+    s^2 / (s^2 + 1/a), what it closes of its gap, and `rank` is the rounded sum."""
 
     rows: Tensor
     rank: int
@@ -207,8 +208,11 @@ def _damped(white: Float[Tensor, "d n"], scale: float) -> tuple[Float[Tensor, "n
     """(X^T X + I/a)^-1 X^T, by whichever of the n x n and d x d forms is smaller (both positive definite)."""
     wide = white.shape[1] > white.shape[0]
     normal = gram(white.T if wide else white)
-    normal.diagonal().add_(max(1 / scale, ROUNDING * float(normal.diagonal().sum())))
+    added = max(1 / scale, ROUNDING * float(normal.diagonal().sum()))
+    normal.diagonal().add_(added)
     lower = torch.linalg.cholesky(normal)
     rows = torch.cholesky_solve(white, lower).T if wide else torch.cholesky_solve(white.T.contiguous(), lower)
     diagonal = lower.diagonal()
-    return rows, min(white.shape), float((diagonal.max() / diagonal.min()) ** 2)
+    own = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+    rank = round(len(lower) - added * float(own.square().sum()))  # trace of (N - added I) N^-1
+    return rows, rank, float((diagonal.max() / diagonal.min()) ** 2)

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from ac_runs import gradients, opened, plain
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from erasekit.methods import make_config, resolve
 from erasekit.methods._ac_batch import draw
 from erasekit.methods._ac_students import bos_detached
 from erasekit.methods.ac import AC, loss
+from erasekit.training.latents import Schedule
 from erasekit.training.loop import Step
 from erasekit.training.parameters import select
 
@@ -205,3 +207,15 @@ def test_the_teacher_is_the_student_as_it_is_now_or_the_frozen_model(sd1) -> Non
     torch.testing.assert_close(found["student"], current, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found["frozen"], frozen, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(frozen, current, rtol=1e-3, atol=1e-4)
+
+
+def test_a_flow_is_noised_and_asked_for_its_velocity(sd1) -> None:
+    flow = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    with opened(sd1) as run:
+        schedule = Schedule.of(dict(flow.config), 4, flow=True)
+        batch = draw(replace(run, bench=replace(run.bench, schedule=schedule)), Step(0, 0))
+        for z, velocity, t in zip(batch.latents, batch.truth, batch.timesteps.tolist(), strict=True):
+            sigma = t / 1000
+            assert float((flow.timesteps - t).abs().min()) < 1e-2  # one that was trained at
+            clean = z - sigma * velocity
+            assert min(float((clean - image).abs().max()) for image in run.images) < 1e-4

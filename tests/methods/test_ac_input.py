@@ -84,6 +84,13 @@ def test_the_plan_counts_what_would_be_trained_and_changes_nothing(sd1, monkeypa
     assert plan.memory == unet + 16 * numbers
     augmented = erasekit.plan(sd1, "cat", anchor="dog", method="ac", **(QUICK | {"augment": True}))
     assert augmented.memory == plan.memory + vae
+    monkeypatch.undo()
+    single, double = (erasekit.plan(sd1, "cat", anchor="dog", method="ac", **(QUICK | {"regulariser": r})).memory
+                      for r in (0.0, 1.0))  # fmt: skip
+    fixed = unet + 16 * numbers
+    assert double - fixed == pytest.approx(2 * (single - fixed), rel=0.02)  # target and anchor are one graph
+    monkeypatch.setattr(RowsStudent, "encode", lambda own, prompts: read.append(encode(own, prompts)) or read[-1])
+    monkeypatch.setattr("erasekit.training.plan._Kept.bytes", 0)
     long = erasekit.plan(sd1, "cat", anchor="dog", method="ac", **(QUICK | {"images": 4000, "sampling_steps": 200}))
     assert long.seconds > 5 * plan.seconds  # drawing is counted
     rows = erasekit.plan(sd1, "cat", anchor="dog", method="ac", **(QUICK | {"variant": "embedding"}))

@@ -7,7 +7,9 @@ import torch
 
 import erasekit
 from erasekit.backbones import backbone
+from erasekit.concept import EraseRequest, as_read
 from erasekit.errors import InfeasibleError, UsageError
+from erasekit.methods import CACHING, METHODS, get, trains
 from erasekit.methods._cross import silent
 from erasekit.methods._features import last_subject
 
@@ -28,6 +30,52 @@ def test_a_shared_first_token_is_named_where_it_is_a_conflict(sd1) -> None:
     with pytest.raises(InfeasibleError, match="share the token 'cat'") as error:
         erasekit.erase(sd1, **SHARED, method="erasepro")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_targets_that_read_the_same_and_differ_in_their_anchor_are_refused(name: str, sd1) -> None:
+    with pytest.raises(UsageError, match="reads the targets 'cat-fox' and 'cat - fox' as the same") as error:
+        erasekit.erase(sd1, ["cat-fox", "cat - fox"], anchor=["dog", "photo"], method=name)
+    assert "\n" not in str(error.value)
+    same = as_read(EraseRequest.build(["cat-fox", "cat - fox"], anchor=["dog", " DOG"]), backbone(sd1))
+    assert len(same.targets) == 2, "with one anchor there is nothing to choose between"
+
+
+@pytest.mark.parametrize("method", [("rece", {}), ("speed", {"tokens": "all", "tau": 100.0})])
+def test_a_shared_first_token_is_said_where_rows_are_paired_by_position(method, sd1) -> None:
+    name, parameters = method
+    lines = erasekit.erase(sd1, **SHARED, method=name, **parameters).self_check["warnings"]
+    (line,) = [line for line in lines if "share the token 'cat' at position 1" in line]
+    assert "mix of both anchors" in line and "'cat fox' -> 'dog fox'" in line
+    alike = erasekit.erase(sd1, ["cat fox", "cat style"], anchor="dog", method=name, **parameters)
+    assert not any("share the token" in line for line in alike.self_check["warnings"])
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not trains(get(name)) and name != "irece"])
+def test_a_retain_cache_is_used_or_said_to_be_of_no_use(name: str, sd1, tmp_path) -> None:
+    edit = erasekit.erase(sd1, "cat", anchor="dog", retain=["fox"], method=name, retain_cache=tmp_path / "cache")
+    said = any("--retain-cache" in line for line in edit.self_check["warnings"])
+    assert (tmp_path / "cache").exists() == (name in CACHING) == (not said)
+
+
+@pytest.mark.parametrize("method", [("mace-refine", {"preserve_weight": 1e9}), ("trce-text", {"retain_weight": 1e9})])
+def test_a_prior_that_spans_a_target_says_what_is_left_of_it(method, sd1) -> None:
+    name, parameters = method
+    given = {"anchor": "dog", "method": name}
+    lines = erasekit.erase(sd1, ["cat"], retain=["a cat", "cat fox", "fox", "style"], **given, **parameters)
+    (line,) = [line for line in lines.self_check["warnings"] if "erasable" in line]
+    assert "1 of 1 targets" in line and "'cat' " in line
+    quiet = erasekit.erase(sd1, ["cat"], **given, **parameters)
+    assert not any("erasable" in line for line in quiet.self_check["warnings"])
+
+
+def test_a_solve_that_fills_the_width_is_said(sd1) -> None:
+    many = erasekit.erase(sd1, [a + b for a in "bcdfgh" for b in "kmnpqr"], anchor="dog", method="uce", tokens="last",
+                          lamb=1e-9)  # fmt: skip
+    few = erasekit.erase(sd1, "cat", anchor="dog", method="uce", tokens="last")
+    assert any("fills 32 of 32 directions" in line for line in many.self_check["warnings"])
+    assert not few.self_check["warnings"]
+    assert {(r["used"], r["width"]) for r in few.self_check["sites"]} == {(1, 32)}
 
 
 def test_a_shared_first_token_is_no_conflict_at_the_last_one(sd1) -> None:

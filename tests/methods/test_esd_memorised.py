@@ -168,7 +168,7 @@ def test_what_is_asked_in_a_wrong_way_is_one_clear_line(sd1, tmp_path: Path) -> 
                                    (["cat", "a fox"], other, "no image of 'cat'")]:  # fmt: skip
         for run in (erasekit.erase, erasekit.plan):
             with pytest.raises(UsageError, match=named) as error:
-                run(sd1, targets, method="esd", sampling_steps=3, steps=1, folder=str(folder))
+                run(sd1, targets, method="esd", sampling_steps=3, steps=2, folder=str(folder))
             assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="host and folder exclude each other"):
         fit(sd1, folder=str(other), host="dog")

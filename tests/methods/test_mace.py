@@ -80,7 +80,7 @@ def test_defaults_and_presets_are_the_papers() -> None:
 
 
 def test_oracle_5_timesteps_are_drawn_around_300() -> None:
-    found = timesteps(MACEConfig(), 1000)
+    found = timesteps(MACEConfig(), range(1000))
     assert float(found.sum()) == pytest.approx(1) and bool((found > 0).all())
     assert 200 <= int(found.argmax()) <= 400 and float(found[200:401].sum()) > 0.8
     for away in (1, 50, 100, 250):
@@ -88,7 +88,7 @@ def test_oracle_5_timesteps_are_drawn_around_300() -> None:
     one = 1 / (1 + numpy.exp(-0.05 * (250 - 200))) - 1 / (1 + numpy.exp(-0.05 * (250 - 400)))
     two = 1 / (1 + numpy.exp(-0.05 * (420 - 200))) - 1 / (1 + numpy.exp(-0.05 * (420 - 400)))
     assert float(found[250] / found[420]) == pytest.approx(one / two)
-    uniform = timesteps(MACEConfig(focus=False), 1000)
+    uniform = timesteps(MACEConfig(focus=False), range(1000))
     assert float(uniform.min()) == float(uniform.max()) == pytest.approx(1e-3)
 
 
@@ -136,7 +136,7 @@ def test_the_loss_on_a_model_is_that_of_its_explicit_attention(sd1, use_pooler: 
     draw = step.generator("draw")
     picked = int(torch.randint(2, (1,), generator=draw))
     sentence = TEMPLATES["prompt"][int(torch.randint(15, (), generator=draw))].format("cat")
-    timestep = int(torch.multinomial(timesteps(config, 1000), 1, generator=draw))
+    timestep = int(torch.multinomial(timesteps(config, range(1000)), 1, generator=draw))
     level = sd1.scheduler.alphas_cumprod[timestep].double()
     noise = torch.randn(1, 4, 16, 16, generator=step.generator("noise"))
     latents = (level.sqrt() * pictures.latents[picked] + (1 - level).sqrt() * noise).float()
@@ -594,7 +594,7 @@ def test_timesteps_that_the_model_does_not_have_are_refused_before_any_picture(s
     with pytest.raises(UsageError, match="t1=2000 and t2=3000 are outside the model's 1000 timesteps") as error:
         fit(sd1, t1=2000.0, t2=3000.0, slope=1.0)
     assert "\n" not in str(error.value)
-    assert timesteps(MACEConfig(t1=2000.0, t2=3000.0, slope=1.0, focus=False), 1000).isfinite().all()
+    assert timesteps(MACEConfig(t1=2000.0, t2=3000.0, slope=1.0, focus=False), range(1000)).isfinite().all()
 
 
 def test_pictures_that_are_not_finite_stop_in_one_line_and_leave_the_model(sd1) -> None:
@@ -613,3 +613,10 @@ def test_the_plan_counts_every_lora_and_changes_nothing(sd1) -> None:
     each = sum(len(backbone(sd1).weight(site)) + 32 for site in backbone(sd1).sites("cross.kv"))
     assert (plan.numbers, plan.steps) == (2 * each, 4) and plan.seconds > 0 and state(sd1) == before
     assert "2 targets" in plan.what
+    pictures = [erasekit.plan(sd1, "cat", method="mace", **(QUICK | {"count": 32, "at_once": n})).memory for n in (1, 32)]
+    batches = [erasekit.plan(sd1, "cat", method="mace", **(QUICK | {"batch": n})).memory for n in (1, 2)]
+    with maps(sd1.unet) as found, torch.no_grad():
+        sd1.unet(torch.zeros(1, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(1, 77, 32))
+    each = sum(4 * layer.numel() for layer in found.values())
+    assert pictures[1] > 64 * each > pictures[0]  # both branches of all pictures that are drawn together
+    assert batches[1] - batches[0] > each  # maps are kept for the pass back

@@ -151,3 +151,6 @@ def test_the_plan_counts_what_would_be_trained_and_changes_nothing(sd1) -> None:
     numbers = 2 * 3 * sum(shape[0] + shape[1:].numel() for shape in shapes)
     assert (plan.numbers, plan.modules, plan.steps) == (numbers, len(shapes), 200)
     assert plan.seconds > 0 and "2 of rank 3" in plan.what and state(sd1) == before
+    one, many = (erasekit.plan(sd1, "cat", method="spm", sampling_steps=2, conditions=n).memory for n in (1, 4))
+    none = erasekit.plan(sd1, "cat", method="spm", sampling_steps=2, conditions=4, anchoring=0.0).memory
+    assert many - one == pytest.approx(3 * (one - none), rel=0.02)  # each condition is a sample in one graph

@@ -153,7 +153,8 @@ def test_retaining_protects_and_the_self_check_says_so(sd1) -> None:
     loose = fit(sd1, "cat", anchor="dog", retain=("a cat",), preserve_scale=0.0).self_check
     held = fit(sd1, "cat", anchor="dog", retain=("a cat",), preserve_scale=1e6).self_check
     assert held["retained_drift"] < 1e-3 * loose["retained_drift"]
-    assert held["residual"] > loose["residual"] and held["warnings"] and not loose["warnings"]
+    said, quiet = ([w for w in check["warnings"] if "directions of the text" not in w] for check in (held, loose))
+    assert held["residual"] > loose["residual"] and said and not quiet
 
 
 def test_the_self_check_measures_what_is_left(sd1) -> None:

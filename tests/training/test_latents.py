@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from erasekit.errors import ModelError, UsageError
-from erasekit.training.latents import KINDS, Schedule, converted, guided, noised, partly_denoised, parts
+from erasekit.training.latents import KINDS, Schedule, converted, guided, noised, partly_denoised, parts, truth
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 SPACINGS = ["leading", "trailing", "linspace"]
@@ -24,8 +24,7 @@ def config(kind: str = "epsilon", spacing: str = "leading") -> dict:
 def levels(kind: str, steps: int, spacing: str = "leading") -> Schedule:
     if kind != "flow_prediction":
         return Schedule.of(config(kind, spacing), steps)
-    sigmas = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    return Schedule(1 - sigmas, sigmas, tuple(range(1000, 0, -1000 // steps)), kind)
+    return Schedule.of(dict(FlowMatchEulerDiscreteScheduler(shift=3.0).config), steps, flow=True)
 
 
 def predictor(pipe):
@@ -109,6 +108,37 @@ def test_both_branches_of_the_guidance_are_one_forward_pass() -> None:
     found = guided(predict, start, 1, text, empty, guidance=3.0)
     assert calls == [6] and torch.equal(found, torch.full_like(start, 3.0))
     assert torch.equal(guided(predict, start, 1, text, empty, guidance=1), torch.ones_like(start)) and calls == [6, 3]
+
+
+@pytest.mark.parametrize("options", [{"shift": 3.0}, {}, {"use_karras_sigmas": True}])
+@pytest.mark.parametrize("k", [1, 6])
+def test_partial_denoising_of_a_flow_is_diffusers_euler(options: dict, k: int) -> None:
+    """A toy velocity that depends on everything; the sampler's timesteps lie between the trained ones."""
+    scheduler = FlowMatchEulerDiscreteScheduler(**options)
+    schedule, text = Schedule.of(dict(scheduler.config), 7, flow=True), torch.zeros(1, 1, 1)
+    trained = FlowMatchEulerDiscreteScheduler(**options)
+    assert torch.allclose(torch.tensor(schedule.trained).flip(0).float(), trained.timesteps, atol=1e-3)
+
+    def predict(latents, timestep, text):
+        return torch.tanh(latents) * (timestep / 1000) + text.mean() - 0.3
+
+    scheduler.set_timesteps(7)
+    assert schedule.timesteps == tuple(scheduler.timesteps.tolist()) and any(t % 1 for t in schedule.timesteps)
+    latents = noise(2, 4, 8, 8)
+    found = partly_denoised(predict, latents, text, text, schedule=schedule, k=k, guidance=1.0)
+    for timestep in scheduler.timesteps[:k]:
+        latents = scheduler.step(predict(latents, float(timestep), text), timestep, latents).prev_sample
+    assert torch.allclose(found, latents, atol=1e-5)
+    clean, eps, t = noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1), trained.timesteps[300:301]
+    level = schedule.level(float(t))
+    assert torch.allclose(noised(clean, eps, level), trained.scale_noise(clean, t, eps), atol=1e-5)
+    assert torch.equal(truth(clean, eps, level, "flow_prediction"), eps - clean)
+
+
+def test_a_flow_whose_levels_depend_on_the_picture_is_refused() -> None:
+    for odd in ("use_dynamic_shifting", "invert_sigmas"):
+        with pytest.raises(ModelError, match=odd):
+            Schedule.of(dict(FlowMatchEulerDiscreteScheduler(**{odd: True}).config), 4, flow=True)
 
 
 def test_what_the_schedule_is_not_for_is_one_clear_line() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from erasekit.training.losses import negative_guidance, preservation, squared_error
+from erasekit.training.losses import anchor_matching, negative_guidance, preservation, squared_error
 
 
 def predictions(count: int, *, batch: int = 2) -> list[torch.Tensor]:
@@ -45,6 +45,16 @@ def test_a_full_mask_is_the_plain_mean_and_what_is_outside_a_mask_does_not_count
     student[:, :, 3:] = 1e6
     assert torch.equal(squared_error(student, wanted, mask), inside)
     assert float(squared_error(student, wanted, mask * 0)) == 0
+
+
+def test_anchor_matching_is_the_masked_distance_and_asks_nothing_of_the_anchor() -> None:
+    student, anchor = (tensor.requires_grad_() for tensor in predictions(2))
+    mask = torch.ones(2, 1, 6, 6, dtype=torch.float64)
+    mask[:, :, 3:] = 0
+    value = anchor_matching(student, anchor, mask)
+    assert torch.equal(value, squared_error(student, anchor, mask))
+    value.backward()
+    assert bool(student.grad.any()) and anchor.grad is None
 
 
 def test_samples_count_alike_whatever_the_size_of_their_masks() -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from erasekit.cli import attack, evaluate, judges, report, settings, suggest, suites, terminal
+from erasekit.cli import attack, attack_list, evaluate, judges, report, settings, suggest, suites, terminal
 from erasekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ def erase(arguments: argparse.Namespace) -> None:
     if job.dry_run or methods.trains(methods.resolve(job.method)[0]):
         terminal.quiet()  # what trains loads a whole pipeline, with bars of its own
     if job.dry_run:
-        print(terminal.plan(api.plan(model, job.targets, **asked, **job.parameters)))
+        with _told():
+            print(terminal.plan(api.plan(model, job.targets, **asked, **job.parameters)))
         return
     assert job.out is not None  # erase_settings requires it
-    with _cache_warnings(), terminal.progress() as progress:
+    with _told(), terminal.progress() as progress:
         edit = api.erase(model, job.targets, **asked, retain_cache=job.retain_cache, checkpoint=job.resume,
                          progress=progress, **job.parameters)  # fmt: skip
     edit.save(job.out)
@@ -50,15 +51,20 @@ def erase(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _cache_warnings() -> Iterator[None]:
-    """Say on stderr, one line each, what was wrong with the files of --retain-cache: the main filter hides warnings."""
+def _told() -> Iterator[None]:
+    """Say on stderr, one line each and at once, what is wrong with the files of --retain-cache, and with a list of targets
+    that is too long: the main filter hides warnings."""
+    from erasekit.methods._crowd import CrowdWarning
     from erasekit.methods._retained import CacheWarning
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CacheWarning)
+    def show(message: Warning | str, *_args: Any, **_options: Any) -> None:
+        print(f"erasekit: warning: {message}", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        for kind in (CacheWarning, CrowdWarning):
+            warnings.simplefilter("always", kind)
+        warnings.showwarning = show
         yield
-    for warning in caught:
-        print(f"erasekit: warning: {warning.message}", file=sys.stderr)
 
 
 def apply(arguments: argparse.Namespace) -> None:
@@ -201,7 +207,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "suggest-retain": suggest.run,
     "evaluate": evaluate.run,
     "attack": attack.run,
-    "attacks": attack.attacks,
+    "attacks": attack_list.run,
     "report": report.run,
     "compare": report.run,
     "suites": suites.run,

@@ -77,7 +77,7 @@ def _draw(arguments: argparse.Namespace, edits: list[Edit], work: list[Shot], ma
     _check_lengths(pipe, work)
     with ExitStack() as stack:
         for edit in edits:
-            stack.enter_context(edit.applied(pipe, scale=arguments.scale))
+            stack.enter_context(edit.applied(pipe, scale=arguments.scale, force=arguments.force))
         progress = stack.enter_context(terminal.progress())
         images = sample(pipe, work, steps=made_with["steps"], guidance=made_with["guidance"], batch=arguments.batch)
         for done, (shot, image) in enumerate(images, start=1):

@@ -86,6 +86,8 @@ def _generate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--edit", nargs="+", action="extend", type=Path, default=[], metavar="E",
                         help="edits to apply, one after the other")  # fmt: skip
     parser.add_argument("--scale", type=float, default=1.0, help="strength of the edits (default: 1)")
+    parser.add_argument("--force", action="store_true",
+                        help="apply the edits also to another model of their family, with the same modules")  # fmt: skip
     parser.add_argument("--seeds", default="0-3", metavar="0-3", help="such as 7, 0-3 or 0,2,5-7 (default: 0-3)")
     parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the model's)")
     parser.add_argument("--guidance", type=float, metavar="G", help="guidance scale (default: the model's)")

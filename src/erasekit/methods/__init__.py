@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from erasekit.training.plan import Plan
 
 __all__ = [
-    "METHODS", "LocalPath", "Method", "Preset", "Progress", "TrainingMethod", "check_choice", "check_family", "check_range",
-    "describe_config", "get", "make_config", "recorded", "resolve", "trains",
+    "CACHING", "METHODS", "LocalPath", "Method", "Preset", "Progress", "TrainingMethod", "check_choice", "check_family",
+    "check_range", "describe_config", "get", "make_config", "recorded", "resolve", "trains",
 ]  # fmt: skip
 
 METHODS: dict[str, str] = {
@@ -37,6 +37,9 @@ METHODS: dict[str, str] = {
     "ac": "erasekit.methods.ac:AC",
     "irece": "erasekit.methods.irece:IRECE",
 }
+
+CACHING = frozenset({"uce", "rece", "speed", "mace-refine", "trce-text", "realera-text", "mace"})
+"""The methods that keep what they compute from the retained prompts (`retain_cache`); the others have nothing to keep."""
 
 Progress = Callable[[int, int, str], None]
 """What long work reports to: steps done, steps in all, and what is being done now."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from erasekit.methods._anchors import CLOSE, FAR, Item
 from erasekit.training import images as pictures
 from erasekit.training.bench import Bench
-from erasekit.training.latents import noised
+from erasekit.training.latents import noised, truth
 from erasekit.training.loop import Step, generator
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ SMALL = 0.6  # below this size the target's caption says that it is far away
 @dataclass(frozen=True, eq=False)
 class Batch:
     """What one forward pass reads: `latents` (b, c, h, w) noised to their `timesteps` (b,), what the model should say of
-    them by its training (`truth`: eps or v), the two captions of each sample, and the valid latents (b, 1, h, w)."""
+    them by its training (`truth`: eps, v or a flow's velocity), the two captions of each sample, and the valid latents
+    (b, 1, h, w)."""
 
     latents: Float[Tensor, "b c h w"]
     timesteps: Tensor
@@ -61,14 +62,14 @@ def draw(run: Run, step: Step) -> Batch:
     clean, mask = run.images[[run.rows[item.image] for item, _ in found]].to(run.bench.denoise.device), None
     if run.config.augments:
         clean, mask, targets = _augmented(run, clean, targets, step.generator("augmentation"))
-    timesteps = torch.randint(len(schedule.alphas), (size,), generator=chance).tolist()
+    trained = schedule.trained
+    timesteps = [trained[i] for i in torch.randint(len(trained), (size,), generator=chance).tolist()]
     noise = run.bench.noise(step.generator("noise"))
     levels = [schedule.level(t) for t in timesteps]
     pairs = [(z[None], eps[None], level) for z, eps, level in zip(clean, noise, levels, strict=True)]
     latents = torch.cat([noised(z, eps, level) for z, eps, level in pairs])
-    velocity = schedule.prediction == "v_prediction"  # v = alpha eps - sigma z
-    truth = torch.cat([noised(eps, z, (a, -s)) for z, eps, (a, s) in pairs]) if velocity else noise
-    return Batch(latents, torch.tensor(timesteps, device=latents.device), truth, captions, targets, mask)
+    said = torch.cat([truth(z, eps, level, schedule.prediction) for z, eps, level in pairs])
+    return Batch(latents, torch.tensor(timesteps, device=latents.device), said, captions, targets, mask)
 
 
 def picked(run: Run, chance: torch.Generator) -> list[tuple[Item, str]]:

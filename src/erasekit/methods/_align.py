@@ -21,7 +21,7 @@ from erasekit import solvers
 from erasekit.backbones.base import Backbone, Site, Tokens
 from erasekit.edit import LowRank
 from erasekit.methods._check import BOUNDS, Kept, measure
-from erasekit.methods._pairs import Place, Plan
+from erasekit.methods._pairs import SHOWN, Place, Plan
 
 if TYPE_CHECKING:
     from erasekit.methods._erasepro_config import EraseProConfig
@@ -123,7 +123,12 @@ class Walk:
         source, reference = read(self.source), read(self.originals)[self.like]
         behind = [read(hidden).flatten(0, 1) for hidden in self.behind]
         factor = self._solve(source, reference, behind)
-        while self.config.exact and not self.plan.conflicts and not self._met(factor) and self._relax(level, factor):
+        while (
+            self.config.exact
+            and not self.plan.conflicts
+            and not self._met(factor)
+            and self._relax(level, factor, source)
+        ):
             factor = self._solve(source, reference, behind)
         places = list(dict.fromkeys([*self.plan.kept, *self.soft]))
         kept = Kept.sample(pick(source, places), pick(reference, places)) if places else None
@@ -175,7 +180,7 @@ class Walk:
         size = float((factor.gap @ factor.right).norm()) / math.sqrt(factor.gap.shape[0])
         return factor.miss <= BOUNDS[self.backbone.tower.dtype] and size <= STRONGEST
 
-    def _relax(self, level: str, factor: solvers.RightFactor) -> bool:
+    def _relax(self, level: str, factor: solvers.RightFactor, source: Tensor) -> bool:
         """Moves the retained columns, or else the pairs' own unchanged columns, from hard to soft; False if none."""
         asked = {0, *factor.columns.tolist()}  # column 0 is BOS: every prompt reads it
         firm = [place for i, place in enumerate(self.solved) if i in asked]
@@ -187,10 +192,25 @@ class Walk:
         self.warnings.append(
             f"from {level} on {len(loose)} {what} columns are kept softly, weighted by their second moment: "
             f"all at once they leave no exact solution in width {factor.gap.shape[0]}"
+            + (self._outside(factor, source) if self.keep else "")
         )
         self.hard = self.hard if self.keep else firm
         self.keep, self.soft = [], [*self.soft, *loose]
         return True
+
+    def _outside(self, factor: solvers.RightFactor, source: Tensor) -> str:
+        """Which fraction of the changed columns of the targets nearest to it lies outside the span of the retained."""
+        values, vectors = torch.linalg.eigh(solvers.second_moment(pick(source, self.keep)))
+        basis = vectors[:, values > max(self.cut**2, 1e-13) * values[-1]]
+        places = [self.solved[i] for i in factor.columns.tolist()]
+        columns = pick(source, places).double()
+        left = (1 - (basis.T @ columns).square().sum(0) / columns.square().sum(0)).clamp_min(0).sqrt().tolist()
+        least: dict[str, float] = {}
+        for (row, _), share in sorted(zip(places, left, strict=True), key=lambda pair: pair[1]):
+            if row < len(self.plan.targets):
+                least.setdefault(self.plan.targets[row], share)
+        worst = ", ".join(f"{target!r} {share:.1%}" for target, share in list(least.items())[:SHOWN])
+        return f"; erasable without moving them: {worst}{' ...' if len(least) > SHOWN else ''}" if worst else ""
 
     def _update(self, site: Site, aligned: Aligned) -> Tensor:
         """Notes the site's op and its measures; gives the change that the streams are carried with."""
@@ -202,7 +222,7 @@ class Walk:
             site, weight, op, inputs=aligned.inputs, wanted=aligned.wanted, kept=aligned.kept,
             missed=float(factor.missed(weight).norm()),
         )  # fmt: skip
-        self.records.append(record | {"condition": factor.condition})
+        self.records.append(record | {"condition": factor.condition, "used": factor.rank, "width": factor.gap.shape[0]})
         if len(right):
             self.ops.append(op)
         return op.delta(weight)

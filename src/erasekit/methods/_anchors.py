@@ -1,7 +1,7 @@
 """Anchor captions and the target's captions made of them, for Ablating Concepts (arXiv 2303.13516, section 3.2).
 
 The built-in captions are ours, and fewer than the paper's 200 a concept; a user's file replaces them. "{}" in a caption
-is the place of the anchor.
+is the place of the anchor, "{a}" that of the anchor with its article.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
 from erasekit.errors import UsageError
-from erasekit.methods._templates import fill
+from erasekit.methods._templates import fill, has_place
 
 VIEWS = ("a photo of {}", "a picture of {}", "a close view of {}", "a drawing of {}", "an illustration of {}", "{}")
 PLACES = ("", "on a table", "in a garden", "in the street", "by the sea", "on a sofa", "in the snow", "in a field",
@@ -157,8 +157,8 @@ def _found(kind: str, anchor: str, captions: Sequence[str]) -> list[str]:
 
 
 def _placed(caption: str, anchor: str) -> str | None:
-    """The caption with "{}" where it names the anchor as whole words, or None where it does not."""
-    if "{}" in caption:
+    """The caption with "{}" where it names the anchor as whole words, or None where it does not; as it is with a place."""
+    if has_place(caption):
         return caption
     words = r"\s+".join(map(re.escape, anchor.split()))
     found, count = re.subn(rf"(?<!\w){words}(?!\w)", "{}", caption, flags=re.IGNORECASE) if words else ("", 0)

@@ -18,6 +18,8 @@ from erasekit.errors import InfeasibleError, ModelError
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}
 """Largest relative residual of an exact edit after the cast; half precision rounds above any useful bound, so there
 only the residual before the cast is bounded (by float32's)."""
+FULL = 0.95
+"""A solve that uses this share of the input directions leaves too few for anything else."""
 DRIFT_COLUMNS = 512
 """Drift is measured on at most so many columns, evenly spread."""
 
@@ -71,6 +73,18 @@ def summary(records: Sequence[dict[str, Any]], warnings: Sequence[str]) -> dict[
         "sites": list(records),
         "warnings": list(warnings),
     }
+
+
+def saturated(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A warning where a damped solve has about no input direction left over: from there on all that is asked is a
+    compromise. (An exact one has its residual's bound, and gives way aloud.)"""
+    full = [r for r in records if r.get("width") and r.get("used", 0) >= FULL * r["width"]]
+    if not full:
+        return []
+    return [
+        f"at {len(full)} of {len(records)} sites what is asked fills {full[0]['used']} of {full[0]['width']} directions of "
+        "the text features: other prompts move too; erase fewer at once, or align fewer rows of each"
+    ]
 
 
 def largest_drift(records: Sequence[dict[str, Any]]) -> float | None:

@@ -15,8 +15,10 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import Base, Dense, Edit, LowRank, library_versions
 from erasekit.errors import InfeasibleError
 from erasekit.methods import Method, Progress, check_family
-from erasekit.methods._check import fingerprints, require_finite, summary
-from erasekit.methods._templates import TEMPLATES, prompt_pairs, unread
+from erasekit.methods._check import fingerprints, require_finite, saturated, summary
+from erasekit.methods._retained import held_back
+from erasekit.methods._templates import prompt_pairs, unread
+from erasekit.solvers import Inverse, RightFactor
 
 if TYPE_CHECKING:
     from erasekit.methods._prior import Kept
@@ -53,26 +55,36 @@ def fit(
     edit_sites: Callable[..., Sites],
     parameters: dict[str, object],
     idle: str,
+    asked: float,
     progress: Progress | None,
 ) -> Edit:
     """The edit of a method that solves one problem for all matrices; the prior's record joins its self-check.
 
-    `solve(backbone, pairs, config, retain=, cache=, progress=)` of every target in every template of the config,
+    `solve(backbone, pairs, config, retain=, cache=, progress=)` of every target in all of the config's `sentences`,
     then `edit_sites(backbone, solved, progress=)`. `idle` names the parameter that is 0 where nothing protects what is
-    retained; else it is empty. Raises as `check_family` and `finish` do.
+    retained; else it is empty. `asked` is the weight with which the end of one target's text is asked to move, against
+    which the self-check holds what is retained. Raises as `check_family` and `finish` do.
     """
     check_family(type(method), backbone)
     progress = progress or silent
-    pairs = prompt_pairs(request, TEMPLATES[config.templates])
+    pairs = prompt_pairs(request, config.sentences)
     found = solve(backbone, pairs, config, retain=request.retain, cache=request.retain_cache, progress=progress)
     ops, records = edit_sites(backbone, found, progress=progress)
     warnings = unread(backbone, request)
+    kept = found.kept
+    warnings += held_back(backbone, request, kept.matrix, ridge=kept.ridge, scale=asked, progress=progress,
+                          base=kept.captions, ends=True)  # fmt: skip
     if request.retain and idle:
         warnings.append(f"{idle} is 0: what is retained is measured, not protected")
     edit = finish(
         backbone, request, method=method.name, parameters=parameters, ops=ops, records=records, warnings=warnings
     )
-    return replace(edit, self_check=edit.self_check | {"prior": found.kept.record})
+    return replace(edit, self_check=edit.self_check | {"prior": kept.record})
+
+
+def solved(found: Inverse | RightFactor, weight: Tensor) -> dict[str, Any]:
+    """Of the solve, for a site's record: how many of the `width` input directions it has `used`, and its condition."""
+    return {"condition": found.condition, "used": found.rank, "width": weight.shape[1]}
 
 
 def narrow(weight: Tensor, rank: int) -> bool:
@@ -158,7 +170,7 @@ def finish(
         f"{held} of {len(records)} sites keep over half of the gap on the columns that the method asks to move: what "
         "is kept (the retained, the prior, the distance to the old weights) outweighs the targets"
     )
-    check = summary(records, [*warnings, conflict] if held else warnings)
+    check = summary(records, [*warnings, *saturated(records), *([conflict] if held else [])])
     require_finite(check)
     if check["relative_update"] == 0:
         raise InfeasibleError("the model reads target and anchor as the same: choose another anchor")

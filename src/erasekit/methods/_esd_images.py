@@ -35,20 +35,21 @@ class Memorised:
     rows: tuple[tuple[int, ...], ...]
     data: str
 
-    def drawn(self, bench: Bench[Student], i: int, noise: Tensor, draw: torch.Generator) -> tuple[Tensor, int]:
+    def drawn(self, bench: Bench[Student], i: int, noise: Tensor, draw: torch.Generator) -> tuple[Tensor, float]:
         """Latents (b, c, h, w) of target i for this noise, each an image of its own, and the timestep of exactly their
         level."""
-        timestep = int(torch.randint(len(bench.schedule.alphas), (), generator=draw))
+        trained = bench.schedule.trained
+        timestep = trained[int(torch.randint(len(trained), (), generator=draw))]
         own = torch.randint(len(self.rows[i]), (len(noise),), generator=draw).tolist()
         return self._noised(bench, [self.rows[i][k] for k in own], noise, timestep), timestep
 
-    def probe(self, bench: Bench[Student], i: int) -> tuple[Tensor, int]:
+    def probe(self, bench: Bench[Student], i: int) -> tuple[Tensor, float]:
         """Latents (1, c, h, w) of target i half-way through sampling, on noise that training did not see."""
         noise = bench.noise(generator(bench.request.seed, "probe", i), 1)
         timestep = bench.schedule.timesteps[len(bench.schedule.timesteps) // 2]
         return self._noised(bench, self.rows[i][:1], noise, timestep), timestep
 
-    def _noised(self, bench: Bench[Student], rows: Sequence[int], noise: Tensor, timestep: int) -> Tensor:
+    def _noised(self, bench: Bench[Student], rows: Sequence[int], noise: Tensor, timestep: float) -> Tensor:
         return noised(self.latents[list(rows)].to(noise.device), noise, bench.schedule.level(timestep))
 
 

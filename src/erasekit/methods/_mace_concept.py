@@ -14,7 +14,7 @@ from torch import Tensor
 from erasekit.concept import EraseRequest
 from erasekit.errors import TrainingError
 from erasekit.methods._cross import silent
-from erasekit.methods._templates import TEMPLATES, fill
+from erasekit.methods._templates import fill
 from erasekit.training import images
 from erasekit.training.bench import Bench
 from erasekit.training.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ class Concept:
         self.bench, self.config, self.target, self.source = bench, config, target, source
         backbone = bench.backbone
         self.prompt = fill(config.picture, target)
-        sentences = [fill(template, target) for template in TEMPLATES[config.templates]]
+        sentences = [fill(template, target) for template in config.sentences]
         encoded = backbone.encode([*sentences, self.prompt])
         self.features = encoded[:-1].float().cpu()
         self.lasts = [end - 1 for end in backbone.tokenize(sentences).ends]

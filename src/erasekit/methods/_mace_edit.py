@@ -43,7 +43,7 @@ def measure(bench: Bench[LoRA], config: MACEConfig, ops: Sequence[Any]) -> float
     return (after / max(before, 1e-300)) ** 0.5
 
 
-def _attended(bench: Bench[LoRA], latents: Tensor, timestep: int, prompt: str, tokens: Sequence[int]) -> float:
+def _attended(bench: Bench[LoRA], latents: Tensor, timestep: float, prompt: str, tokens: Sequence[int]) -> float:
     with maps(bench.denoise.unet) as found:
         bench.denoise(latents, timestep, bench.text(prompt))
     whole = torch.ones_like(latents[:, 0], dtype=torch.bool)

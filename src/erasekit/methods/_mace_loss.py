@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ def loss(bench: Bench[LoRA], config: MACEConfig, concept: Concept, step: Step) -
     pictures, draw = concept.pictures(), step.generator("draw")
     picked = torch.randint(len(pictures.latents), (config.batch,), generator=draw).to(bench.denoise.device)
     sentence = int(torch.randint(len(concept.text), (), generator=draw))
-    timestep = int(torch.multinomial(timesteps(config, len(bench.schedule.alphas)), 1, generator=draw))
+    trained = bench.schedule.trained
+    timestep = trained[int(torch.multinomial(timesteps(config, trained), 1, generator=draw))]
     noise = bench.noise(step.generator("noise"))
     latents = noised(pictures.latents[picked], noise, bench.schedule.level(timestep))
     with bench.student.active(), maps(bench.denoise.unet) as found:
@@ -58,15 +60,15 @@ def attention(
     return total
 
 
-def timesteps(config: MACEConfig, count: int) -> Float[Tensor, " count"]:
-    """The probability of each timestep: xi(t) of `mace`'s docstring, or all alike. Raises `UsageError` where t1 and t2
-    leave none of the model's."""
-    t = torch.arange(count, dtype=torch.float64)
+def timesteps(config: MACEConfig, trained: Sequence[float]) -> Float[Tensor, " n"]:
+    """The probability of each of the n trained timesteps: xi(t) of `mace`'s docstring, or all alike.
+    Raises `UsageError` where t1 and t2 leave none of the model's."""
+    t = torch.tensor(trained, dtype=torch.float64)
     if not config.focus:
-        return torch.full_like(t, 1 / count)
+        return torch.full_like(t, 1 / len(t))
     density = torch.sigmoid(config.slope * (t - config.t1)) - torch.sigmoid(config.slope * (t - config.t2))
     if not float(density.sum()) > 0:
-        raise UsageError(f"t1={config.t1:g} and t2={config.t2:g} are outside the model's {count} timesteps: set them inside, "
+        raise UsageError(f"t1={config.t1:g} and t2={config.t2:g} are outside the model's {len(t)} timesteps: set them inside, "
                          "or focus=false")  # fmt: skip
     return density / density.sum()
 
@@ -87,8 +89,12 @@ def trained(
                  active=bench.student.active, checkpoint=kept, progress=report)  # fmt: skip
 
 
+def _sha256(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
 def _about(bench: Bench[LoRA], concept: Concept, found: Refinement) -> dict[str, Any]:
     return bench.about("mace") | {
         "retain": bench.request.retain, "captions": found.kept.record["captions_sha256"], "concept": concept.target,
-        "images": concept.source.digest,
+        "images": concept.source.digest, "sentences": _sha256(concept.config.sentences),
     } | ({"autoencoder": parts_sha256({"vae": bench.backbone.autoencoder()})} if concept.source.images else {})  # fmt: skip

@@ -24,7 +24,7 @@ class Plan:
     The first rows are target and anchor prompts; the rest are retained prompts, the same on both sides. `hard`
     are the columns to align, `kept` those of retained prompts, each without repetitions; `conflicts` says in words
     which two prompts ask two things of one column, and `disputed` are the kept columns among these. `giving` says it of
-    retained prompts that need not be met: they give way.
+    retained prompts that need not be met: they give way. `targets` is the target of each of the first rows.
     """
 
     source: Tokens
@@ -34,6 +34,7 @@ class Plan:
     conflicts: tuple[str, ...]
     disputed: tuple[Place, ...]
     giving: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ def plan(
     soft = [pair for pair in clashes if not keep_exactly and pair[1][0] >= len(rows)]
     disputed = tuple(dict.fromkeys(place for pair in firm for place in pair if place[0] >= len(rows)))
     conflicts, giving = (tuple(_sentences(backbone, columns, pairs)) for pairs in (firm, soft))
-    return Plan(source, reference, hard, kept, conflicts, disputed, giving)
+    return Plan(
+        source, reference, hard, kept, conflicts, disputed, giving, tuple(t for t, _ in pairs for _ in templates)
+    )
 
 
 def given_way(plan: Plan) -> list[str]:
@@ -107,6 +110,20 @@ def given_way(plan: Plan) -> list[str]:
     more = len(plan.giving) - SHOWN
     last = [f"{more} more retained prompts share a token with a target like this, and move"] if more > 0 else []
     return [f"{text}; {why}" for text in plan.giving[:SHOWN]] + last
+
+
+def begin_alike(backbone: Backbone, request: EraseRequest) -> list[str]:
+    """A warning for every two targets that share their first tokens and have anchors that do not, after `SHOWN` only how
+    many more there are: where bare prompts are paired position by position, the shared columns go to a mix of both."""
+    source, reference = backbone.tokenize(request.targets), backbone.tokenize(request.anchors)
+    names = [f"{t!r} -> {a!r}" for t, a in zip(request.targets, request.anchors, strict=True)]
+    columns = _Columns([*map(tuple, source.ids.tolist())], [*map(tuple, reference.ids.tolist())], names)
+    last = max(*source.ends, *reference.ends)
+    places = [(row, position) for row in range(len(names)) for position in range(1, last + 1)]
+    found = _sentences(backbone, columns, list(_clashes(columns.prefix, places)))
+    why = "it goes to a mix of both anchors: choose anchors that begin alike, or erase one at a time"
+    more = [f"{len(found) - SHOWN} more pairs of targets share a token like this"] if len(found) > SHOWN else []
+    return [f"{text}; {why}" for text in found[:SHOWN]] + more
 
 
 def _positions(columns: _Columns, row: int, end: int, positions: str) -> list[int]:

@@ -3,7 +3,7 @@
 MACE (arXiv 2403.06135) and TRCE (arXiv 2503.07389) add `w sum_p e_p e_p^T` to their objective, over all rows of all
 COCO captions (about 6e5) and, in MACE, of a list of names. These caches are not ours to ship and a model is needed to
 make them, so here the sum is `count` times the mean over captions that are encoded at fit time: a file of the user's,
-or a few dozen generic ones. The mean is over captions, of the sum over a caption's rows (padding included).
+or two dozen generic ones. The mean is over captions, of the sum over a caption's rows (padding included).
 
 Few captions visit few directions, where half a million visit all: `eps` adds that fraction of the mean diagonal.
 """
@@ -41,10 +41,11 @@ class Moment:
 
 @dataclass(frozen=True)
 class Kept:
-    """The prior: tr(dW C dW^T) with C = `matrix` + `ridge` I, both float64; `probes` (d, k) to measure the drift on;
-    `record` what it is made of, for the self-check."""
+    """The prior: tr(dW C dW^T) with C = `matrix` + `ridge` I, both float64, of which `captions` is the captions' part;
+    `probes` (d, k) to measure the drift on; `record` what it is made of, for the self-check."""
 
     matrix: Tensor
+    captions: Tensor
     ridge: float
     probes: Tensor
     record: dict[str, float | str]
@@ -76,7 +77,8 @@ def gather(
     some = captions if weights.captions else () if retained else captions[:BATCH]
     general = moment(backbone, some, cache=cache, progress=progress, what="encoding the captions")
     own = moment(backbone, retained, cache=cache, progress=progress, what="encoding the retained")
-    matrix = weights.captions / max(1, general.prompts) * general.total + weights.retained * own.total
+    shared = weights.captions / max(1, general.prompts) * general.total
+    matrix = shared + weights.retained * own.total
     ridge = weights.ridge + weights.eps * float(matrix.diagonal().mean())
     record: dict[str, float | str] = {
         "captions": general.prompts if weights.captions else 0,
@@ -86,7 +88,7 @@ def gather(
         "retained_weight": weights.retained,
         "ridge": ridge,
     }
-    return Kept(matrix, ridge, own.probes if retained else general.probes, record)
+    return Kept(matrix, shared, ridge, own.probes if retained else general.probes, record)
 
 
 def moment(backbone: Backbone, prompts: Sequence[str], *, cache: Path | None, progress: Progress, what: str) -> Moment:

@@ -14,7 +14,7 @@ from erasekit.training.loop import generator
 from erasekit.training.losses import squared_error
 from erasekit.training.probes import energy, relative_drift, spread
 
-Teacher = Callable[[Run, Concept, Tensor, int], tuple[Tensor, Tensor, Tensor]]
+Teacher = Callable[[Run, Concept, Tensor, float | int], tuple[Tensor, Tensor, Tensor]]
 """(run, concept, latents, timestep) -> what is asked, the frozen prediction, and the mask."""
 
 
@@ -85,7 +85,7 @@ def _drift(run: Run) -> float | None:
     return relative_drift(moved, size)
 
 
-def _probe(run: Run, prompt: str, i: int) -> tuple[Tensor, int]:
+def _probe(run: Run, prompt: str, i: int) -> tuple[Tensor, float]:
     noise = run.bench.noise(generator(run.bench.request.seed, "probe", i), 1)
     return run.bench.latents(noise, prompt, run.config.sampling_steps // 2, guidance=run.config.guidance)
 

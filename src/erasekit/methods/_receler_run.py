@@ -39,7 +39,7 @@ class Run:
     concepts: list[Concept]
     attack: SoftPrompts
 
-    def read(self, i: int, latents: Tensor, timestep: int, prompt: Tensor | None = None) -> Tensor:
+    def read(self, i: int, latents: Tensor, timestep: float, prompt: Tensor | None = None) -> Tensor:
         """The prediction under concept i, with a learned prompt inserted after its last token where one is given."""
         concept = self.concepts[i]
         text = self.bench.text(concept.text)
@@ -48,7 +48,7 @@ class Run:
         return self.bench.denoise(latents, timestep, text.expand(len(latents), -1, -1))
 
     @torch.no_grad()
-    def require_sound_prompt(self, i: int, latents: Tensor, timestep: int) -> None:
+    def require_sound_prompt(self, i: int, latents: Tensor, timestep: float) -> None:
         """After a loss that is no number. Raises `TrainingError` naming attack_rate where concept i's learned prompt made
         it so: where the erasers give numbers without it. All else is the loop's to say."""
         with self.bench.student.active():

@@ -28,7 +28,7 @@ from erasekit.errors import EditError
 from erasekit.files import check_writable, write_whole
 from erasekit.fingerprint import digest
 from erasekit.methods import Progress
-from erasekit.methods._features import last_subject
+from erasekit.methods._features import encoded, last_subject
 
 FORMAT = 1
 """Part of every digest: raise it when the meaning of a stored tensor changes."""
@@ -124,14 +124,18 @@ def held_back(
     ridge: float,
     scale: float,
     progress: Progress,
+    base: Float[Tensor, "d d"] | None = None,
+    ends: bool = False,
 ) -> list[str]:
     """A warning that names the targets of which the retained (weighted second moment `moment`) leaves less than half
-    erasable, and which fraction that is; relative to what is erasable with nothing retained."""
+    erasable, and which fraction that is; relative to what is erasable with nothing retained (then `base` is what is held
+    in any case, a part of `moment`). `ends`: looked at are the first end tokens, else the last subject tokens."""
     if not request.retain:
         return []
-    columns = last_subject(backbone, request.targets, progress=progress, what="looking at the targets")
-    alone = scale * columns.square().sum(0)
-    left = erasable(columns, solvers.prior(moment, ridge=ridge), scale=scale) * (ridge + alone) / alone
+    columns = _looked_at(backbone, request.targets, ends=ends, progress=progress)
+    alone = columns.new_zeros(moment.shape) if base is None else base
+    shares = [erasable(columns, solvers.prior(part, ridge=ridge), scale=scale) for part in (moment, alone)]
+    left = shares[0] / shares[1]
     low = [i for i in left.argsort().tolist() if left[i] < 0.5]
     if not low:
         return []
@@ -140,6 +144,13 @@ def held_back(
         f"the retained prompts span {len(low)} of {len(request.targets)} targets; the fraction left erasable: {worst}"
         f"{' ...' if len(low) > 5 else ''}; drop retained prompts that are close to them, or weigh the retained less"
     ]
+
+
+def _looked_at(backbone: Backbone, targets: Sequence[str], *, ends: bool, progress: Progress) -> Float[Tensor, "d n"]:
+    if not ends:
+        return last_subject(backbone, targets, progress=progress, what="looking at the targets")
+    rows = [rows[last + 1] for rows, last in encoded(backbone, targets, whole=False)]
+    return torch.stack(rows, 1).double()
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ def records(bench: Bench[Membranes], op: Adapter) -> list[dict[str, Any]]:
 
 def _both(
     bench: Bench[Membranes], config: SPMConfig, op: Adapter, prompt: str, i: int
-) -> tuple[Tensor, Tensor, Tensor, int]:
+) -> tuple[Tensor, Tensor, Tensor, float | int]:
     """The model's and the edited model's prediction for a prompt, and the latents and timestep that they are at."""
     noise = bench.noise(generator(bench.request.seed, "probe", i), 1)
     latents, timestep = bench.latents(noise, prompt, config.sampling_steps // 2, guidance=config.guidance)

@@ -88,6 +88,6 @@ def conditions(target: Tensor, count: int, draw: torch.Generator) -> Tensor:
     return torch.stack(found)
 
 
-def each(bench: Bench[Membranes], latents: Tensor, timestep: int, text: Tensor) -> Tensor:
+def each(bench: Bench[Membranes], latents: Tensor, timestep: float, text: Tensor) -> Tensor:
     """The predictions (m * b, c, h, w) for the same latents (b) under each of the texts (m), in one forward pass."""
     return bench.denoise(latents.repeat(len(text), 1, 1, 1), timestep, text.repeat_interleave(len(latents), 0))

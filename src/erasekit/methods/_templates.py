@@ -1,18 +1,21 @@
 """Prompt pairs for the methods that read a concept in many sentences, and their features a batch at a time.
 
 The sentences are ours; which media occur in them (photo, snapshot, illustration, sketch, portrait, oil painting, ...)
-and how many there are follow MACE (arXiv 2403.06135: 30 a concept) and TRCE (arXiv 2503.07389: 15 a concept).
+and how many there are follow MACE (arXiv 2403.06135: 30 a concept) and TRCE (arXiv 2503.07389: 15 a concept). In a
+sentence "{}" is the concept's place, and "{a}" that of the concept with its article.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
 from erasekit.backbones.base import Backbone
 from erasekit.concept import EraseRequest
+from erasekit.errors import UsageError
 from erasekit.methods import Progress
 from erasekit.methods._features import BATCH, encoded
 
@@ -57,7 +60,33 @@ class Pair(NamedTuple):
 
 def fill(template: str, concept: str) -> str:
     """The sentence with the concept; an empty concept leaves the rest of the sentence, with tidy spaces."""
-    return " ".join(template.replace("{}", concept).split())
+    return " ".join(template.replace("{a}", _with_article(concept)).replace("{}", concept).split())
+
+
+def _with_article(concept: str) -> str:
+    word = concept.strip().lower()
+    an = word.startswith(("a", "e", "i", "o", "u")) and not word.startswith("uni")
+    return f"{'an' if an else 'a'} {concept}" if word else ""
+
+
+def has_place(template: str) -> bool:
+    """Whether the sentence says where the concept stands."""
+    return "{}" in template or "{a}" in template
+
+
+def read_sentences(path: str | Path) -> tuple[str, ...]:
+    """The distinct sentences of a UTF-8 text file, one a line. Raises `UsageError`, naming the file, where it cannot be
+    read or is empty, and for a sentence without a place for the concept."""
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UsageError(f"the sentences {path} cannot be read ({reason}): give a text file, one a line") from error
+    found = tuple(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
+    if wrong := [sentence for sentence in found if not has_place(sentence)] or ([""] if not found else []):
+        raise UsageError(f"the sentences {path} must have {{}} (or {{a}}, with its article) where the concept stands, "
+                         f"not {wrong[0]!r}: write it in")  # fmt: skip
+    return found
 
 
 def prompt_pairs(request: EraseRequest, templates: Sequence[str]) -> list[Pair]:

@@ -51,8 +51,7 @@ from erasekit.methods._ac_students import VARIANTS, written
 from erasekit.methods._anchors import KINDS
 from erasekit.methods._cross import silent
 from erasekit.training import losses
-from erasekit.training.loop import memory_line
-from erasekit.training.plan import Plan, estimate
+from erasekit.training.plan import Learned, Plan, estimate
 from erasekit.training.result import finish
 from erasekit.training.settings import TrainingConfig
 
@@ -83,7 +82,8 @@ class ACConfig(TrainingConfig):
     regulariser: float = 0.0
     """Weight of the denoising loss on the anchor's own captions (the released codes: 0.2 or 1, where it is on)."""
     prompts: LocalPath = ""
-    """A text file of anchor captions, one a line, "{}" or the anchor's word in the concept's place; empty: built-in."""
+    """A text file of anchor captions, one a line, with the anchor's word, "{}" or "{a}" (with its article) in the concept's
+    place; empty: built-in."""
     images: int = 1000
     """Images of each anchor; of these the model draws the ones that the steps will need."""
     folder: LocalPath = ""
@@ -107,6 +107,10 @@ class ACConfig(TrainingConfig):
         check_range("sampling_steps", self.sampling_steps, low=1, high=1e6)
         if self.prompts and self.folder:
             raise UsageError("prompts and folder exclude each other, as images bring their captions: leave one away")
+
+    def last_resort(self) -> str:
+        """As `TrainingConfig.last_resort`: the variant that trains the fewest weights of the U-Net."""
+        return super().last_resort() if self.variant in ("cross.kv", "embedding") else "set variant=cross.kv"
 
     @property
     def augments(self) -> bool:
@@ -156,7 +160,7 @@ class AC:
         it as they are drawn. Raises `UsageError` for captions or images of no use, `TrainingError` where a run must stop.
         """
         check_family(AC, backbone)
-        with memory_line(config), opened_run(backbone, request, config) as run:
+        with opened_run(backbone, request, config) as run:
             ready = run.with_images(checkpoint, progress or silent)
             bench = run.bench
             curve = bench.train(lambda step: loss(ready, draw(ready, step)), method=self.name, checkpoint=checkpoint,
@@ -169,14 +173,20 @@ class AC:
     def plan(self, backbone: Backbone, request: EraseRequest, config: ACConfig) -> Plan:
         """What a run would train and need, the drawing of images included; nothing is written, the model stays."""
         check_family(AC, backbone)
-        with memory_line(config), opened_run(backbone, request, config) as run:
+        with opened_run(backbone, request, config) as run:
             count, first = len(run.used), "of the folder" if run.files else "that are drawn first"
             drawing = 0 if run.files else count * config.sampling_steps / config.batch
             prompt, batches, regularised = run.probes[0][0], config.steps * config.accumulate, config.regulariser > 0
+
+            def learn(latents: Tensor, timestep: float) -> Learned:
+                turns = 1 + regularised  # the regulariser reads the anchors in the same graph
+                text = run.text([prompt] * config.batch * turns)
+                return run.bench.denoise(latents.repeat(turns, 1, 1, 1), timestep, text).square().mean(), ()
+
             asked = config.loss == "model" and (config.teacher == "frozen" or not regularised)
             found = estimate(run.bench, method=self.name, what=f"variant {config.variant} on {count} images {first}",
-                             prompt=prompt, sampled=drawing / batches, teachers=int(asked), learned=1 + regularised,
-                             read=lambda prompt: run.text([prompt] * config.batch), beside=run.beside)  # fmt: skip
+                             prompt=prompt, sampled=drawing / batches, teachers=int(asked), learn=learn,
+                             beside=run.beside)  # fmt: skip
             return replace(found, seconds=found.seconds + batches * augmenting(run))
 
 
@@ -189,7 +199,7 @@ def loss(run: Run, batch: Batch) -> Tensor:
     with run.bench.student.active():
         prompts = batch.targets + batch.captions * bool(config.regulariser)
         found, *anchor = run.predict(batch, prompts).split(len(batch.captions))
-        value = losses.squared_error(found, anchor[0].detach() if wanted is None else wanted, batch.mask)
+        value = losses.anchor_matching(found, anchor[0] if wanted is None else wanted, batch.mask)
         if anchor:
             value = value + config.regulariser * losses.squared_error(anchor[0], batch.truth, batch.mask)
         return value

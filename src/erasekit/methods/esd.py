@@ -51,7 +51,7 @@ from erasekit.methods._cross import silent
 from erasekit.methods._esd_images import Memorised, memorised
 from erasekit.training import losses
 from erasekit.training.bench import Bench, opened
-from erasekit.training.loop import Step, generator, memory_line
+from erasekit.training.loop import Step, generator
 from erasekit.training.parameters import Student, weights
 from erasekit.training.plan import Plan, estimate
 from erasekit.training.probes import energy, relative_drift, spread
@@ -97,6 +97,10 @@ class ESDConfig(TrainingConfig):
         if self.host and self.folder:
             raise UsageError("host and folder exclude each other, as each decides what is looked at: leave one away")
 
+    def last_resort(self) -> str:
+        """As `TrainingConfig.last_resort`: the variant that trains the fewest weights."""
+        return super().last_resort() if self.variant == "x-strict" else "set variant=x-strict"
+
 
 class ESD:
     """The denoiser, trained against itself to steer away from the targets. Deterministic for the request's seed.
@@ -131,7 +135,7 @@ class ESD:
         `UsageError` for a family that ESD does not take, `TrainingError` where training cannot go on.
         """
         check_family(ESD, backbone)
-        with memory_line(config), _bench(backbone, request, config) as bench:
+        with _bench(backbone, request, config) as bench:
             memory = memorised(bench, config.folder, progress or silent)
             curve = bench.train(lambda step: loss(bench, config, step, memory), method=self.name, checkpoint=checkpoint,
                                 progress=progress or silent, data=memory.data if memory else "")  # fmt: skip
@@ -164,14 +168,16 @@ def loss(bench: Bench[Student], config: ESDConfig, step: Step, memory: Memorised
 
 def _sampled(
     bench: Bench[Student], config: ESDConfig, i: int, noise: Tensor, draw: torch.Generator
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, float]:
     """Latents of target i (or its host) after a random number of sampling steps, and the timestep of their level."""
     k = int(torch.randint(config.sampling_steps, (), generator=draw))
     with bench.student.active() if config.sampler == "student" else nullcontext():
         return bench.latents(noise, _host(bench, config, i), k, guidance=config.guidance)
 
 
-def teacher(bench: Bench[Student], config: ESDConfig, i: int, latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+def teacher(
+    bench: Bench[Student], config: ESDConfig, i: int, latents: Tensor, timestep: float
+) -> tuple[Tensor, Tensor]:
     """What the student should predict for target i, and what the frozen model does predict."""
     target, anchor = bench.request.targets[i], bench.request.anchors[i]
     asked = _asked(target, anchor, config)
@@ -214,11 +220,11 @@ def _asked(target: str, anchor: str, config: ESDConfig) -> list[str]:
     return list(dict.fromkeys([config.host or target, target, anchor]))
 
 
-def _probe(bench: Bench[Student], config: ESDConfig, prompt: str, i: int) -> tuple[Tensor, int]:
+def _probe(bench: Bench[Student], config: ESDConfig, prompt: str, i: int) -> tuple[Tensor, float]:
     noise = bench.noise(generator(bench.request.seed, "probe", i), 1)
     return bench.latents(noise, prompt, config.sampling_steps // 2, guidance=config.guidance)
 
 
-def _student(bench: Bench[Student], latents: Tensor, timestep: int, prompt: str) -> Tensor:
+def _student(bench: Bench[Student], latents: Tensor, timestep: float, prompt: str) -> Tensor:
     with bench.student.active():
         return bench.predictions(latents, timestep, [prompt])[0]

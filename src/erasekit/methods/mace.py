@@ -53,11 +53,13 @@ from erasekit.methods._mace_concept import Concept, sources
 from erasekit.methods._mace_edit import measure, some, warnings
 from erasekit.methods._mace_fusion import Fusion
 from erasekit.methods._mace_loss import timesteps, trained
-from erasekit.methods._templates import TEMPLATES, fill, prompt_pairs
+from erasekit.methods._mace_plan import planned
+from erasekit.methods._templates import fill, has_place, prompt_pairs
 from erasekit.methods.mace_refine import MACERefine, MACERefineConfig, Refinement, refine
 from erasekit.training.bench import Bench, opened, ready
+from erasekit.training.loop import memory_line
 from erasekit.training.lora import LoRA, lora
-from erasekit.training.plan import Plan, estimate
+from erasekit.training.plan import Plan
 from erasekit.training.result import finish
 from erasekit.training.settings import TrainingConfig
 
@@ -98,7 +100,7 @@ class MACEConfig(TrainingConfig, MACERefineConfig):
     use_pooler: bool = True
     """Suppress the attention to the end of text and the padding too, as the released configurations do."""
     picture: str = "a photo of the {}"
-    """The prompt of the pictures; {} is the target."""
+    """The prompt of the pictures; {} is the target, {a} the target with its article."""
     count: int = 8
     """Pictures drawn for each concept."""
     at_once: int = 8
@@ -127,12 +129,16 @@ class MACEConfig(TrainingConfig, MACERefineConfig):
         check_range("slope", self.slope, low=1e-6, high=1e3)
         check_range("t1", self.t1, high=1e6)
         check_range("t2", self.t2, low=self.t1 + 1e-3, high=1e6)
-        if "{}" not in self.picture:
-            raise UsageError(f"picture must have {{}} where the target stands, not {self.picture!r}")
+        if not has_place(self.picture):
+            raise UsageError(f"picture must have {{}} or {{a}} where the target stands, not {self.picture!r}")
         if self.masks and not self.images:
             raise UsageError("masks belong to pictures: give their folder as images")
         if self.masks and self.mask == "whole":
             raise UsageError("mask=whole takes no masks: leave out masks, or set mask=attention")
+
+    def last_resort(self) -> str:
+        """As `TrainingConfig.last_resort`: pictures are drawn many at once, with their attention maps."""
+        return f"lower at_once (now {self.at_once})" if self.at_once > 1 else super().last_resort()
 
 
 class MACE:
@@ -171,7 +177,8 @@ class MACE:
         progress = progress or silent
         ready(backbone)  # before the closed form's minutes
         files = sources(config, request)
-        found = _refined(backbone, request, config, progress)
+        with memory_line(config):
+            found = _refined(backbone, request, config, progress)
         fusion = Fusion(found)
         with _bench(backbone, request, config, found) as bench:
             curve: list[float] = []
@@ -189,23 +196,18 @@ class MACE:
                           numbers={"prior": found.kept.record, "fusion": weights, "concepts": notes})  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: MACEConfig) -> Plan:
-        """What a run would train and need; nothing is written, the model is left as it was. The closed forms' seconds
-        are not in it."""
+        """What a run would train and need, pictures and encoding included, the solves of the closed forms not; nothing is
+        written, the model is left as it was."""
         check_family(MACE, backbone)
-        drawn = 0.0 if sources(config, request)[0].images else config.sampling_steps * config.count / config.batch
-        many = len(request.targets)
+        source = sources(config, request)[0]
         with _bench(backbone, request, config, None) as bench:
-            each = estimate(bench, method=self.name, what=f"a LoRA of rank {config.rank} for each of {many} targets",
-                            prompt=fill(config.picture, request.targets[0]), sampled=drawn / (config.steps * config.accumulate),
-                            teachers=0)  # fmt: skip
-        return replace(each, numbers=many * each.numbers, share=many * each.share, steps=many * each.steps,
-                       seconds=many * each.seconds)  # fmt: skip
+            return planned(bench, config, source)
 
 
 @torch.no_grad()
 def _refined(backbone: Backbone, request: EraseRequest, config: MACEConfig, progress: Progress) -> Refinement:
     """The first stage."""
-    pairs = prompt_pairs(request, TEMPLATES[config.templates])
+    pairs = prompt_pairs(request, config.sentences)
     return refine(backbone, pairs, config, retain=request.retain, cache=request.retain_cache, progress=progress)
 
 
@@ -222,5 +224,5 @@ def _bench(
     prompts = [fill(config.picture, target) for target in some(request)]
     with opened(backbone, request, config, student=lora("cross.kv", rank=config.rank, base=base), prompts=prompts,
                 sampling_steps=config.sampling_steps) as bench:  # fmt: skip
-        timesteps(config, len(bench.schedule.alphas))
+        timesteps(config, bench.schedule.trained)
         yield bench

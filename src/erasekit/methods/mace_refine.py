@@ -37,7 +37,7 @@ from erasekit.edit import Dense, Edit, LowRank
 from erasekit.errors import UsageError
 from erasekit.methods import LocalPath, Preset, Progress, _cross, _prior, check_choice, check_range, recorded
 from erasekit.methods._features import PROBES
-from erasekit.methods._templates import TEMPLATES, Pair, encoded_pairs, fill, shared_of
+from erasekit.methods._templates import TEMPLATES, Pair, encoded_pairs, fill, read_sentences, shared_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class MACERefineConfig:
 
     templates: str = "object"
     """The sentences around target, anchor and retained: object or style (30 each), prompt (15) or none (bare)."""
+    template_file: LocalPath | None = None
+    """Sentences of your own instead, one a line, UTF-8, with {} where the concept stands ({a}: with its article)."""
     preserve_scale: float = 1e-4
     """l1: weight of one caption of `prior_count`; 0 leaves out captions and retained."""
     preserve_weight: float = 8e4
@@ -53,7 +55,7 @@ class MACERefineConfig:
     lamb: float = 0.0
     """Weight of the distance to the weights as they are."""
     prior_file: LocalPath | None = None
-    """Captions, one a line, UTF-8; none: a few dozen built-in ones."""
+    """Captions, one a line, UTF-8; none: two dozen built-in ones."""
     prior_count: float = _prior.COCO_CAPTIONS
     """How many captions their mean stands for: the number that the paper's scales were tuned with."""
     retain_templates: int | None = None
@@ -79,13 +81,18 @@ class MACERefineConfig:
     def weights(self) -> _prior.Weights:
         """The effective weights: of the mean caption's moment and of each retained prompt's."""
         l1 = self.preserve_scale if self.variant == "paper" else self.preserve_scale**2
-        shown = len(self.retain_in) / len(TEMPLATES[self.templates])
+        shown = len(self.retain_in) / len(self.sentences) if self.retain_templates else 1.0
         return _prior.Weights(l1 * self.prior_count, l1 * self.preserve_weight / shown, self.lamb, self.eps)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The templates, a file's where there is one. Raises `UsageError` for a file of no use."""
+        return read_sentences(self.template_file) if self.template_file else TEMPLATES[self.templates]
 
     @property
     def retain_in(self) -> tuple[str, ...]:
         """The templates that retained concepts are put into."""
-        return TEMPLATES[self.templates][: self.retain_templates]
+        return self.sentences[: self.retain_templates]
 
 
 def _people(count: int, weight: float) -> Preset:
@@ -140,7 +147,8 @@ class MACERefine:
         """
         idle = "" if config.weights.retained else "preserve_scale x preserve_weight"
         return _cross.fit(self, backbone, request, config, solve=refine, edit_sites=edit_sites,
-                          parameters=recorded(config), idle=idle, progress=progress)  # fmt: skip
+                          parameters=recorded(config), idle=idle, asked=float(len(config.sentences)),
+                          progress=progress)  # fmt: skip
 
 
 @dataclass(frozen=True)

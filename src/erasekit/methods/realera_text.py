@@ -180,16 +180,17 @@ def _apply(
         op = _cross.make_op(site, weight, factor.up(weight), factor.right)
         record = _cross.measure(site, weight, op, x, None, probes, gap=y - x)
         ops.append(op)
-        records.append(record | _around(weight.double(), op.delta(weight).double(), mined, factor.condition))
+        records.append(
+            record | _cross.solved(factor, weight) | _around(weight.double(), op.delta(weight).double(), mined)
+        )
     return ops, records
 
 
-def _around(weight: Tensor, delta: Tensor, mined: Mined, condition: float) -> dict[str, float]:
+def _around(weight: Tensor, delta: Tensor, mined: Mined) -> dict[str, float]:
     """The share of the neighbours' gap that is left, and how far the outsiders' outputs moved, relative to them."""
     near, wanted = mined.near
     gap = weight @ (wanted - near)
     return {
-        "condition": condition,
         "neighbours_left": _ratio(gap - delta @ near, gap),
         "outsiders_moved": _ratio(delta @ mined.far, weight @ mined.far),
     }

@@ -45,7 +45,8 @@ from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import InfeasibleError, UsageError
 from erasekit.methods import Preset, Progress, _cross, check_choice, check_family, check_range
-from erasekit.methods._check import require_finite, summary
+from erasekit.methods._check import require_finite, saturated, summary
+from erasekit.methods._pairs import begin_alike
 from erasekit.methods._rece_attack import attack_embedding, attack_residual, output_gram
 from erasekit.methods._rece_map import SharedMap, attack, erase, residual, way, write
 from erasekit.methods._rece_text import UCE_SETTINGS, Rows, gather
@@ -141,14 +142,20 @@ class RECE:
         retained = gather_retained(
             backbone, request.retain, UCE_SETTINGS, progress=progress, cache=request.retain_cache
         )
-        start = SharedMap.of(pairs.ys[0] - pairs.x, solve_right(pairs, retained, UCE_SETTINGS))
+        first = solve_right(pairs, retained, UCE_SETTINGS)
+        start = SharedMap.of(pairs.ys[0] - pairs.x, first)
         metric = _metric(backbone, retained, config, targets=len(request.targets))
         gram = output_gram(backbone.weight(site) for site in backbone.sites("cross.kv"))
         shared, curves = _rounds(gram, start, rows, metric, config, progress)
         ops, records = write(backbone, shared, pairs, retained, progress)
+        records = [record | {"used": first.rank, "width": len(pairs.x)} for record in records]
         moment, ridge, scale = retained.scale * retained.moment, UCE_SETTINGS.lamb, UCE_SETTINGS.erase_scale
         held = held_back(backbone, request, moment, ridge=ridge, scale=scale, progress=progress)
-        check = summary(records, [*held, *_warnings(curves, way(gram, shared, pairs))]) | curves
+        alike = begin_alike(backbone, request)  # the attack pairs all rows position by position
+        check = (
+            summary(records, [*held, *alike, *saturated(records), *_warnings(curves, way(gram, shared, pairs))])
+            | curves
+        )
         require_finite(check)
         return _cross.make_edit(
             backbone, request, method="rece", parameters=asdict(config), ops=ops, check=check

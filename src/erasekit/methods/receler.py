@@ -106,6 +106,10 @@ class RecelerConfig(TrainingConfig):
         for name in ("locality", "attack_steps", "attack_rate", "attack_decay", "guidance"):
             check_range(name, getattr(self, name), high=1e9)
 
+    def last_resort(self) -> str:
+        """As `TrainingConfig.last_resort`: narrower erasers."""
+        return f"lower rank (now {self.rank})" if self.rank > 1 else super().last_resort()
+
     @property
     def attacks(self) -> int:
         """How many attack steps each step really makes."""
@@ -189,7 +193,7 @@ def loss(run: Run, step: Step) -> Tensor:
     return value
 
 
-def teacher(run: Run, concept: Concept, latents: Tensor, timestep: int) -> tuple[Tensor, Tensor, Tensor]:
+def teacher(run: Run, concept: Concept, latents: Tensor, timestep: float) -> tuple[Tensor, Tensor, Tensor]:
     """y, the frozen model's prediction under the concept, and the mask (b, h, w), from one pass of the frozen model."""
     with maps(run.bench.denoise.unet) as found:
         anchor, own = run.bench.predictions(latents, timestep, [concept.anchor, concept.text])
@@ -198,7 +202,7 @@ def teacher(run: Run, concept: Concept, latents: Tensor, timestep: int) -> tuple
     return negative_guidance(own, own, anchor, eta=run.config.eta), own, mask
 
 
-def attacked(run: Run, i: int, latents: Tensor, timestep: int, own: Tensor, *, keep: bool = False) -> Tensor:
+def attacked(run: Run, i: int, latents: Tensor, timestep: float, own: Tensor, *, keep: bool = False) -> Tensor:
     """The prediction under concept i with its learned prompt, which has taken one step towards `own` (the frozen
     prediction) since. `keep`: the prediction is differentiated again."""
     prompt = run.attack.leaf(i)

@@ -39,6 +39,7 @@ from erasekit.edit import Dense, Edit, LowRank
 from erasekit.errors import InfeasibleError, UsageError
 from erasekit.methods import Preset, Progress, _cross, check_choice, check_family, check_range
 from erasekit.methods._features import spread
+from erasekit.methods._pairs import begin_alike
 from erasekit.methods.speed_retain import Curated, curate, dominant, project, unrelated, weak_directions
 from erasekit.methods.speed_text import Problem, gather
 
@@ -137,6 +138,7 @@ class SPEED:
         ops, records, erasable = solve_sites(backbone, problem, request.seed, config, progress=progress)
         fractions = dict(zip(request.targets, erasable.tolist(), strict=True))
         warnings = _warnings(request, names, problem, records, fractions, config)
+        warnings += begin_alike(backbone, request) if config.tokens == "all" else []
         edit = _cross.finish(
             backbone, request, method="speed", parameters=asdict(config), ops=ops, records=records, warnings=warnings
         )

@@ -53,9 +53,9 @@ from erasekit.methods._spm_edit import adapter, gates, measure, records
 from erasekit.methods._spm_run import each, opened_run, pinned_conditions, rate, sized
 from erasekit.training import losses
 from erasekit.training.bench import Bench
-from erasekit.training.loop import Step, memory_line
+from erasekit.training.loop import Step
 from erasekit.training.membranes import Membranes
-from erasekit.training.plan import Plan, estimate
+from erasekit.training.plan import Learned, Plan, estimate
 from erasekit.training.result import finish
 from erasekit.training.settings import TrainingConfig
 
@@ -110,6 +110,17 @@ class SPMConfig(TrainingConfig):
             check_range(name, getattr(self, name), high=1e9)
         check_range("sampling_steps", self.sampling_steps, low=2, high=1e6)
 
+    @property
+    def pinned(self) -> int:
+        """How many conditions each step pins the model on."""
+        return self.conditions * bool(self.anchoring)
+
+    def last_resort(self) -> str:
+        """As `TrainingConfig.last_resort`: each condition is one more sample in the pass with gradients."""
+        if self.pinned > 1:
+            return f"lower conditions (now {self.conditions})"
+        return f"lower rank (now {self.rank})" if self.rank > 1 else super().last_resort()
+
 
 class SPM:
     """One-dimensional modules that erase the targets, each behind a gate that its prompt opens. Deterministic for the
@@ -144,7 +155,7 @@ class SPM:
         `UsageError` for a family that SPM does not take, `TrainingError` where training cannot go on.
         """
         check_family(SPM, backbone)
-        with memory_line(config), opened_run(backbone, request, config) as bench:
+        with opened_run(backbone, request, config) as bench:
             curve = bench.train(lambda step: loss(bench, config, step), method=self.name, checkpoint=checkpoint,
                                 progress=progress or silent,
                                 schedule=lambda index: rate(index // len(request.targets), config))  # fmt: skip
@@ -159,10 +170,14 @@ class SPM:
         """What a run would train and need; nothing is written, the model is left as it was."""
         check_family(SPM, backbone)
         with opened_run(backbone, request, config) as bench:
-            pinned = config.conditions * bool(config.anchoring)
-            return estimate(bench, method=self.name, what=f"{len(request.targets)} of rank {config.rank}",
-                            prompt=request.targets[0], sampled=config.sampling_steps / 2, teachers=2 + pinned,
-                            learned=1 + pinned)  # fmt: skip
+            target = request.targets[0]
+            text = torch.cat([bench.text(target)] * (1 + config.pinned))
+
+            def learn(latents: Tensor, timestep: float) -> Learned:  # one graph over target and conditions
+                return each(bench, latents, timestep, text).square().mean(), ()
+
+            return estimate(bench, method=self.name, what=f"{len(request.targets)} of rank {config.rank}", prompt=target,
+                            sampled=config.sampling_steps / 2, teachers=2 + config.pinned, learn=learn)  # fmt: skip
 
 
 def loss(bench: Bench[Membranes], config: SPMConfig, step: Step) -> Tensor:
@@ -187,7 +202,7 @@ def loss(bench: Bench[Membranes], config: SPMConfig, step: Step) -> Tensor:
 
 @torch.no_grad()
 def teacher(
-    bench: Bench[Membranes], config: SPMConfig, i: int, pinned: Tensor | Sequence[Tensor], latents: Tensor, timestep: int
+    bench: Bench[Membranes], config: SPMConfig, i: int, pinned: Tensor | Sequence[Tensor], latents: Tensor, timestep: float
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What the student should predict for target i (b, c, h, w), and under the pinned conditions (m * b, c, h, w): the
     frozen model's own predictions, all in one forward pass."""

@@ -57,7 +57,7 @@ class TRCETextConfig:
     variant: str = "paper"
     """paper (positions of tokens, eta once) or released (positions counted in words, eta squared)."""
     prior_file: LocalPath | None = None
-    """Captions, one a line, UTF-8; none: a few dozen built-in ones."""
+    """Captions, one a line, UTF-8; none: two dozen built-in ones."""
     prior_count: float = _prior.COCO_CAPTIONS
     """How many captions their mean stands for, before the division by 3e4."""
     retain_weight: float = 1.0
@@ -76,6 +76,11 @@ class TRCETextConfig:
             check_range("rows", weight, high=1e12)
         if len(self.rows) != 4 or not any(self.rows):
             raise UsageError("rows takes four weights (BOS, first end, last end, target), one of them above 0")
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The templates."""
+        return TEMPLATES[self.templates]
 
     @property
     def released(self) -> bool:
@@ -125,7 +130,8 @@ class TRCEText:
         """
         idle = "" if config.retain_weight else "retain_weight"
         return _cross.fit(self, backbone, request, config, solve=map_ends, edit_sites=edit_sites,
-                          parameters=recorded(config), idle=idle, progress=progress)  # fmt: skip
+                          parameters=recorded(config), idle=idle, asked=(max(config.rows) or 1.0) / len(request.targets),
+                          progress=progress)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def map_ends(
 ) -> EndMapping:
     """The solved edit of these prompt pairs (equation of the module's docstring): nothing is edited by it."""
     x, y = gather_columns(backbone, pairs, config, progress=progress)
-    prompts = [fill(TEMPLATES[config.templates][0], concept) for concept in retain]
+    prompts = [fill(config.sentences[0], concept) for concept in retain]
     weights = config.weights(len(prompts))
     kept = _prior.gather(backbone, prompts, weights, prior_file=config.prior_file, cache=cache, progress=progress)
     return EndMapping(solve_mapping(x, y, kept.matrix, ridge=kept.ridge, pairs=len(pairs)), x, y, kept)
@@ -180,7 +186,7 @@ def edit_sites(
         weight = backbone.weight(site)
         ops.append(_cross.make_op(site, weight, found.factor.up(weight), found.factor.right))
         record = _cross.measure(site, weight, ops[-1], x, None, found.kept.probes, gap=y - x)
-        records.append(record | {"condition": found.factor.condition})
+        records.append(record | _cross.solved(found.factor, weight))
     progress(len(sites), len(sites), "solving the cross-attention")
     return ops, records
 

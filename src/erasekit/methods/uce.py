@@ -160,7 +160,7 @@ def solve_sites(
         progress(k, len(sites), "solving the cross-attention")
         weight = backbone.weight(site)
         ops.append(_op(site, weight, pairs, found.rows, whole, config))
-        checks.append(check_site(site, weight, ops[-1], pairs, retained, config) | {"condition": found.condition})
+        checks.append(check_site(site, weight, ops[-1], pairs, retained, config) | _cross.solved(found, weight))
     progress(len(sites), len(sites), "solving the cross-attention")
     return ops, checks
 

@@ -25,7 +25,7 @@ from erasekit.layers import compiled_inside, unedited
 from erasekit.methods import Progress
 from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.latents import Schedule, partly_denoised
-from erasekit.training.loop import Loss, train
+from erasekit.training.loop import Loss, memory_line, train
 from erasekit.training.parameters import Trained, held
 from erasekit.training.settings import TrainingConfig
 
@@ -49,7 +49,7 @@ class Denoiser:
         self.autocast = precision == "bfloat16" or (precision == "model" and self.dtype == torch.float16)
         self.shape = (reads, *_sides(unet.config.sample_size))
 
-    def __call__(self, latents: Tensor, timestep: int | Tensor, text: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: float | Tensor, text: Tensor) -> Tensor:
         """The prediction for latents (b, c, h, w), one timestep or (b,) of them, and text (b, length, width)."""
         # Where gradients are asked for never float16: that of a learned text, or of what reads the text, underflows.
         text = text.to(torch.bfloat16 if self.autocast else self.dtype)
@@ -80,14 +80,14 @@ class Bench(Generic[T]):
         size = (self.config.batch if count is None else count, *self.denoise.shape)
         return torch.randn(size, generator=generator).to(self.denoise.device)
 
-    def latents(self, noise: Tensor, prompt: str, k: int, *, guidance: float) -> tuple[Tensor, int]:
+    def latents(self, noise: Tensor, prompt: str, k: int, *, guidance: float) -> tuple[Tensor, float]:
         """The latents after k guided steps on the prompt, and the timestep of exactly their level."""
         found = partly_denoised(self.denoise, noise, self.text(prompt), self.text(""), schedule=self.schedule, k=k,
                                 guidance=guidance)  # fmt: skip
         return found, self.schedule.timesteps[k]
 
     @torch.no_grad()
-    def predictions(self, latents: Tensor, timestep: int, prompts: Sequence[str]) -> tuple[Tensor, ...]:
+    def predictions(self, latents: Tensor, timestep: float, prompts: Sequence[str]) -> tuple[Tensor, ...]:
         """The predictions for the same latents under each prompt, without gradient, in one forward pass."""
         text = torch.cat([self.text(prompt).expand(len(latents), -1, -1) for prompt in prompts])
         return self.denoise(latents.repeat(len(prompts), 1, 1, 1), timestep, text).chunk(len(prompts))
@@ -154,12 +154,22 @@ def opened(
     """The bench for training what `student(unet)` returns, with these prompts (the empty one is always there).
 
     Inside, the U-Net is without the changes of weights that are on it: they have no say in a new edit. The model is bitwise as
-    it was afterwards, switches included, also after an exception. Raises as `ready` does, and
-    `ModelError` for a model that is not made for pictures from text.
+    it was afterwards, switches included, also after an exception. Raises as `ready` does,
+    `ModelError` for a model that is not made for pictures from text, and, whatever is done inside, `TrainingError` naming
+    what to lower where the GPU is full.
     """
+    with memory_line(config), _opened(backbone, request, config, student, prompts, sampling_steps) as bench:
+        yield bench
+
+
+@contextmanager
+def _opened(
+    backbone: Backbone, request: EraseRequest, config: TrainingConfig, student: Callable[[nn.Module], T],
+    prompts: Sequence[str], sampling_steps: int,
+) -> Iterator[Bench[T]]:  # fmt: skip
     unet = ready(backbone)
     denoise = Denoiser(unet, config.precision)
-    schedule = Schedule.of(backbone.noise_schedule(), sampling_steps)
+    schedule = Schedule.of(backbone.noise_schedule(), sampling_steps, flow=True)
     names = list(dict.fromkeys(["", *prompts]))
     encoded = backbone.encode(names)
     texts = {name: row[None].to(denoise.device, denoise.dtype) for name, row in zip(names, encoded, strict=True)}

@@ -1,8 +1,8 @@
 """Noisy latents: partial denoising, forward noising, and what a prediction says about a latent.
 
 A latent at timestep t is alpha_t x0 + sigma_t eps. Steps are DDIM's (arXiv 2010.02502 eq. 12, no noise added) between
-any two timesteps, so a trajectory ends exactly at the level of the timestep that it is evaluated at. All
-coefficients come from the model's own scheduler configuration.
+any two timesteps, so a trajectory ends exactly at the level of the timestep that it is evaluated at; for a flow, where
+alpha = 1 - sigma, that step is Euler's. All coefficients come from the model's own scheduler configuration.
 """
 
 from __future__ import annotations
@@ -17,29 +17,33 @@ from torch import Tensor
 
 from erasekit.errors import ModelError, UsageError
 
-Predict = Callable[[Tensor, int, Tensor], Tensor]
+Predict = Callable[[Tensor, float, Tensor], Tensor]
 """(latents (b, c, h, w), timestep, text (b, length, width)) -> prediction (b, c, h, w), float32."""
 KINDS = ("epsilon", "v_prediction", "flow_prediction")
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The levels (alpha_t, sigma_t) of every trained timestep, and the sampler's `timesteps`, noisiest first."""
+    """The levels (alpha_t, sigma_t) of every trained timestep, cleanest first, and the sampler's `timesteps`, noisiest
+    first. A flow's timesteps are n sigma_t, n their number, and need not be whole."""
 
     alphas: Tensor
     sigmas: Tensor
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float | int, ...]
     prediction: str
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], steps: int) -> Schedule:
-        """The schedule of a diffusers scheduler's configuration, with DDIM's timesteps for so many steps.
+    def of(cls, config: Mapping[str, Any], steps: int, *, flow: bool = False) -> Schedule:
+        """The schedule of a diffusers scheduler's configuration, with DDIM's timesteps for so many steps, or, with `flow`,
+        those of a flow's Euler steps: for callers that take the trained timesteps from `trained`.
 
-        Raises `ModelError` for what it is not for (flow schedulers, another prediction type), `UsageError` for more
-        steps than the model was trained with.
+        Raises `ModelError` for what it is not for (a flow without `flow`, one whose levels depend on the picture's size,
+        another prediction type), `UsageError` for more steps than the model was trained with.
         """
         from diffusers import DDIMScheduler
 
+        if flow and "shift" in config and "beta_start" not in config:
+            return cls._of_flow(config, steps)
         kind = config.get("prediction_type", "epsilon")
         if "beta_start" not in config or kind not in KINDS[:2]:
             raise ModelError(
@@ -61,9 +65,34 @@ class Schedule:
         levels = scheduler.alphas_cumprod.double()
         return cls(levels.sqrt(), (1 - levels).sqrt(), tuple(scheduler.timesteps.tolist()), kind)
 
-    def level(self, timestep: int) -> tuple[float, float]:
-        """(alpha, sigma) of a timestep."""
-        return float(self.alphas[timestep]), float(self.sigmas[timestep])
+    @classmethod
+    def _of_flow(cls, config: Mapping[str, Any], steps: int) -> Schedule:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        if odd := [key for key in ("use_dynamic_shifting", "invert_sigmas") if config.get(key)]:
+            raise ModelError(f"the model's flow schedule is not supported by methods that train ({odd[0]}): give one whose "
+                             "sigmas are the same for every size of picture, and fall")  # fmt: skip
+        # The class's own defaults where the configuration is silent; what it does not know, another flow's, is left out.
+        names = FlowMatchEulerDiscreteScheduler().config.keys()
+        scheduler = FlowMatchEulerDiscreteScheduler(**{key: config[key] for key in names if key in config})
+        sigmas = torch.as_tensor(scheduler.sigmas).double().flip(0)
+        scheduler.set_timesteps(steps)
+        times = torch.as_tensor(scheduler.timesteps).tolist()
+        return cls(1 - sigmas, sigmas, tuple(times), "flow_prediction")
+
+    def level(self, timestep: float | int) -> tuple[float, float]:
+        """(alpha, sigma) of a timestep; a flow has one for every number."""
+        if self.prediction == "flow_prediction":
+            sigma = timestep / len(self.sigmas)
+            return 1 - sigma, sigma
+        return float(self.alphas[int(timestep)]), float(self.sigmas[int(timestep)])
+
+    @property
+    def trained(self) -> tuple[float | int, ...]:
+        """Every timestep that the model was trained at, cleanest first."""
+        if self.prediction == "flow_prediction":
+            return tuple((self.sigmas * len(self.sigmas)).tolist())
+        return tuple(range(len(self.alphas)))
 
 
 DDIM_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "steps_offset",
@@ -76,6 +105,20 @@ def noised(
     """alpha x0 + sigma eps: clean latents at a level (forward noising)."""
     alpha, sigma = level
     return alpha * clean + sigma * noise
+
+
+def truth(
+    clean: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], level: tuple[float, float], kind: str
+) -> Float[Tensor, "b c h w"]:
+    """What a model that knows both predicts for them at this level: what it is trained to say."""
+    alpha, sigma = level
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return alpha * noise - sigma * clean
+    if kind == "flow_prediction":
+        return noise - clean
+    raise ValueError(f"unknown kind of prediction {kind!r}: {', '.join(KINDS)}")
 
 
 def parts(
@@ -101,14 +144,11 @@ def converted(
     wanted: str,
 ) -> Float[Tensor, "b c h w"]:
     """The same statement about the latents as another kind of prediction."""
-    clean, noise = parts(latents, prediction, level, kind)
-    alpha, sigma = level
-    found = {"epsilon": noise, "v_prediction": alpha * noise - sigma * clean, "flow_prediction": noise - clean}
-    return found[wanted]
+    return truth(*parts(latents, prediction, level, kind), level, wanted)
 
 
 def guided(
-    predict: Predict, latents: Tensor, timestep: int, text: Tensor, empty: Tensor, *, guidance: float | int
+    predict: Predict, latents: Tensor, timestep: float | int, text: Tensor, empty: Tensor, *, guidance: float | int
 ) -> Tensor:
     """Classifier-free guidance, both branches in one forward pass: u + g (c - u). `text`, `empty`: (1, length, width)."""
     count = len(latents)
@@ -123,7 +163,7 @@ def guided(
 def partly_denoised(
     predict: Predict, noise: Tensor, text: Tensor, empty: Tensor, *, schedule: Schedule, k: int, guidance: float | int
 ) -> Tensor:
-    """The latents after k DDIM steps from `noise` (b, c, h, w): exactly at the level of `schedule.timesteps[k]`.
+    """The latents after k DDIM (a flow: Euler) steps from `noise` (b, c, h, w): at the level of `schedule.timesteps[k]`.
 
     k = 0 is the noise itself. k is below the number of timesteps: a latent without noise has no timestep.
     """

@@ -29,15 +29,21 @@ def negative_guidance(
 def squared_error(
     student: Float[Tensor, "b c h w"], wanted: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"] | None = None
 ) -> Float[Tensor, ""]:
-    """The mean over elements of (student - wanted)^2; under a mask the mean inside it, sample by sample.
-
-    Anchor matching (arXiv 2303.13516) is this with the anchor's prediction as `wanted`; an empty mask counts as zero.
-    """
+    """The mean over elements of (student - wanted)^2; under a mask the mean inside it, sample by sample. An empty mask
+    counts as zero."""
     error = (student - wanted).square()
     if mask is None:
         return error.mean()
     inside = (error * mask).sum((1, 2, 3)) / (mask.sum((1, 2, 3)) * error.shape[1]).clamp_min(1)
     return inside.mean()
+
+
+def anchor_matching(
+    student: Float[Tensor, "b c h w"], anchor: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"] | None = None
+) -> Float[Tensor, ""]:
+    """The mean squared distance of the target's prediction from the anchor's at the same latents, which gets no gradient;
+    with the noise itself as `anchor` it is the noise-based form. Source: arXiv 2303.13516, section 3.1."""
+    return squared_error(student, anchor.detach(), mask)
 
 
 def preservation(

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from erasekit.training.bench import Bench
 from erasekit.training.latents import guided
-from erasekit.training.loop import memory_line
-from erasekit.training.losses import squared_error
+
+Learned = tuple[Tensor, Sequence[Tensor]]
+"""The loss of one pass with gradients, and what it holds besides that hooks on what is saved do not see."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Plan:
 
 def estimate(
     bench: Bench[Any], *, method: str, what: str, prompt: str, sampled: float, teachers: int, learned: int = 1,
-    read: Callable[[str], Tensor] | None = None, beside: Sequence[nn.Module] = (),
+    learn: Callable[[Tensor, float], Learned] | None = None, beside: Sequence[nn.Module] = (),
 ) -> Plan:  # fmt: skip
     """The plan of a run whose steps take on average `sampled` guided sampling steps, one forward pass of `teachers`
     prompts without gradient, and `learned` with gradient. Two passes of each kind are made and the second is timed.
 
-    `read`: what the cross-attention reads for a prompt (1 or b, length, width) where what is trained decides that;
-    `beside`: the parts of the model besides the U-Net that a run holds. Raises `TrainingError` where the GPU is full.
+    `learn`: the method's own pass with gradients for latents and a timestep, where it is more than a prediction for the
+    prompt: what it keeps is counted whole. `beside`: the parts of the model besides the U-Net that a run holds.
     """
     config, latents = bench.config, bench.noise(torch.Generator().manual_seed(0))
     timestep, text, empty = bench.schedule.timesteps[0], bench.text(prompt), bench.text("")
@@ -51,19 +52,23 @@ def estimate(
         with torch.no_grad():
             guided(bench.denoise, latents, timestep, text, empty, guidance=3.0)
 
+    def plain(latents: Tensor, timestep: float) -> Learned:
+        return bench.denoise(latents, timestep, text.expand(len(latents), -1, -1)).square().mean(), ()
+
     def learning() -> None:
         with bench.student.active(), kept.counting():
-            own = text if read is None else read(prompt)
-            found = bench.denoise(latents, timestep, own.expand(len(latents), -1, -1))
-            torch.autograd.grad(squared_error(found, torch.zeros_like(found)), list(bench.student.trained.values()),
-                                allow_unused=True)  # fmt: skip
+            kept.found.clear()
+            loss, besides = (learn or plain)(latents, timestep)
+            for tensor in besides:
+                kept.see(tensor)
+            torch.autograd.grad(loss, list(bench.student.trained.values()), allow_unused=True)
 
     def teaching() -> None:
         if teachers:
             bench.predictions(latents, timestep, [prompt] * teachers)
 
-    with memory_line(config):
-        step = sampled * _timed(sampling, bench) + _timed(teaching, bench) + learned * _timed(learning, bench)
+    device = bench.denoise.device
+    step = sampled * timed(sampling, device) + timed(teaching, device) + learned * timed(learning, device)
     numbers = sum(tensor.numel() for tensor in bench.student.trained.values())
     copies = 4 + bool(config.ema)  # the master, its gradient, Adam's two moments, the average
     return Plan(
@@ -71,17 +76,17 @@ def estimate(
         share=numbers / sum(p.numel() for p in every), steps=config.steps,
         seconds=config.steps * config.accumulate * step,
         memory=sum(p.numel() * p.element_size() for p in held) + 4 * copies * numbers + kept.bytes,
-        device=str(bench.denoise.device),
+        device=str(device),
     )  # fmt: skip
 
 
-def _timed(run: Callable[[], None], bench: Bench[Any]) -> float:
+def timed(run: Callable[[], object], device: torch.device) -> float:
     """The seconds of the second of two runs."""
     for _ in range(2):
         began = time.perf_counter()
         run()
-        if bench.denoise.device.type == "cuda":
-            torch.cuda.synchronize(bench.denoise.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     return time.perf_counter() - began
 
 
@@ -97,9 +102,10 @@ class _Kept:
         return sum(self.found.values())
 
     def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
-        return torch.autograd.graph.saved_tensors_hooks(self._seen, lambda tensor: tensor)
+        return torch.autograd.graph.saved_tensors_hooks(self.see, lambda tensor: tensor)
 
-    def _seen(self, tensor: Tensor) -> Tensor:
+    def see(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, which counts from now on, once."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.weights:
             self.found[storage.data_ptr()] = storage.nbytes()

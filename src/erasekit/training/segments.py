@@ -40,7 +40,7 @@ class Heat:
         self.total = torch.zeros(count, *denoise.shape[1:], device=denoise.device)
 
     @torch.no_grad()
-    def __call__(self, latents: Tensor, timestep: int, text: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, timestep: float, text: Tensor) -> Tensor:
         """The denoiser's prediction."""
         with maps(self.denoise.unet) as found:
             prediction = self.denoise(latents, timestep, text)

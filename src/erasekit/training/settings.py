@@ -45,10 +45,13 @@ class TrainingConfig:
 
     def lighter(self) -> str:
         """What asks for less memory than these parameters, in words for whoever has none left."""
-        first = "" if self.recompute else "set recompute=true, "
-        return first + (
-            f"lower batch (now {self.batch}) and raise accumulate" if self.batch > 1 else "train fewer weights"
-        )
+        first = [] if self.recompute else ["set recompute=true"]
+        many = [f"lower batch (now {self.batch}) and raise accumulate"] if self.batch > 1 else []
+        return ", ".join([*first, *(many or [self.last_resort()])])
+
+    def last_resort(self) -> str:
+        """What is left to lower at a batch of one, in words; a method's own configuration names what it has."""
+        return "set precision=bfloat16" if self.precision == "model" else "load the model in bfloat16"
 
     def decisive(self) -> dict[str, Any]:
         """The parameters that decide the result: what a checkpoint must agree in."""

@@ -21,7 +21,7 @@ from erasekit.training.result import record
 if TYPE_CHECKING:
     from erasekit.methods.spm import SPMConfig
 
-Asked = Callable[[int, Tensor, int], Tensor]
+Asked = Callable[[int, Tensor, float | int], Tensor]
 """(target i, latents, timestep) -> what the edited model should predict."""
 
 

@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
+PIP := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 
 .PHONY: demo test lint bench slow setup clean
 .DELETE_ON_ERROR:
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	$(BIN)/erasekit demo --out demo-output
 
 test: $(READY)
@@ -23,23 +25,32 @@ BENCH := $(BIN)/python benchmarks
 bench: $(READY)
 	$(BENCH)/startup.py --out build/startup.json
 	$(BENCH)/closed_form.py --shapes sd14 --only erasepro erasepro100 rece speed --out build/closed_form.json
-	$(BENCH)/emoji_features.py
+	$(BENCH)/emoji_features.py --out build/emoji_features.json
 	$(BENCH)/ablation_erasepro.py
 	$(BENCH)/suggest.py
 	$(BENCH)/erasepro_knobs.py --targets 6 --out build/erasepro_knobs.json
 	$(BENCH)/training_speed.py --out build/training_speed.json
 
 slow: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
+	$(PIP) -e '.[ray]'
 	$(BIN)/python -m pytest -m slow
 
 setup: $(READY)
 
 # Bytecode is made when a module is first imported: making all of it at once takes longer.
-$(READY): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+$(READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	touch $(DEMO_READY) $@
+
+$(DEMO_READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
 	touch $@
+
+# A half-made environment would be taken for a whole one by the next call.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is no Python 3.11 or later: name one, as in make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 clean:
 	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .hypothesis

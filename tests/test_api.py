@@ -94,7 +94,7 @@ def test_a_hub_id_fetches_one_copy_of_the_weights(monkeypatch: pytest.MonkeyPatc
              "v1-5.safetensors", "safety_checker/model.safetensors", "unet/config.json", "README.md"]  # fmt: skip
     kept = set(filter_repo_objects(files, **asked))
     assert kept == {files[0], files[1], files[4], files[5], files[9]}
-    assert models.resolve("someone/model", whole=True) == sd1_folder
+    assert models.resolve("someone/model", without=()) == sd1_folder
     assert set(filter_repo_objects(files, **asked)) == kept | {"safety_checker/model.safetensors"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from erasekit import solvers
 
 D, N, OUT, K = 24, 5, 7, 4
+CLEAR = Path("/proc/self/clear_refs")
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -144,6 +146,55 @@ def test_kept_columns_do_not_move_and_the_rest_is_exact(weighted):
     assert close(delta, change(solvers.solve(*both, prior=prior), weight))  # the stacked problem
 
 
+def spectrum(count: int, lowest: float) -> torch.Tensor:
+    """Columns (D, count) with singular values from 1 down to `lowest`."""
+    left, right = (torch.linalg.qr(draw(n, D, seed=n)).Q for n in (D, count))
+    return left * torch.logspace(0, math.log10(lowest), D, dtype=torch.float64) @ right.T
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-10])
+def test_reduced_columns_decide_a_rank_as_all_do(tolerance):
+    """Also where a second moment, with the square of the condition, could not."""
+    columns = spectrum(400, 3e-12)
+    few = solvers.reduced(columns.split(50, 1))
+    assert few.shape == (D, D) and torch.linalg.svdvals(few).sub(torch.linalg.svdvals(columns)).abs().max() < 1e-14
+    whole, found = (solvers.orthonormal(c, tolerance=tolerance) for c in (columns, few))
+    assert found.shape == whole.shape and 0 < found.shape[1] < D
+    assert (found @ found.T - whole @ whole.T).norm() < 1e-3
+    assert torch.equal(solvers.reduced([columns]), columns), "a single block is solved as it stands"
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_reduced_kept_columns_give_the_same_change(weighted):
+    weight, inputs, wanted = problem(17)
+    kept = draw(D, K, seed=5) @ draw(K, 300, seed=6)
+    prior = solvers.prior(solvers.second_moment(draw(D, 9, seed=7)), ridge=0.1) if weighted else None
+    whole, found = (
+        solvers.solve(inputs, wanted, keep=keep, prior=prior) for keep in (kept, solvers.reduced(kept.split(70, 1)))
+    )
+    assert close(change(found, weight), change(whole, weight)) and found.rank == whole.rank
+    assert (change(found, weight) @ kept).norm() < 1e-8
+
+
+@pytest.mark.skipif(not CLEAR.exists(), reason="the high-water mark can be reset on Linux only")
+def test_reduced_columns_need_no_more_memory_however_many_they_are():
+    """At SD 1.4's width; the 12 blocks more are 57 MB in float64, that a decomposition of all would hold several times."""
+
+    def peak(count: int) -> int:
+        CLEAR.write_text("5")
+        blocks = (torch.randn(768, 768, generator=torch.Generator().manual_seed(i)) for i in range(count))
+        assert solvers.reduced(blocks).shape == (768, 768)
+        return high_water()
+
+    few, many = peak(4), peak(16)
+    assert many - few < 28e6, f"{(many - few) / 1e6:.0f} MB more"
+
+
+def high_water() -> int:
+    line = next(line for line in CLEAR.with_name("status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
 def test_kept_span_wins_over_a_target_inside_it():
     weight, inputs, wanted = problem(10)
     kept = torch.cat([inputs, draw(D, 1, seed=7)], 1)
@@ -216,7 +267,9 @@ def test_a_moment_of_low_rank_has_a_prior_whatever_its_scale(weight, ridge):
     """Columns that nearly share a direction, as text features do, and repeat, as padding does."""
     columns = 30 + draw(512, 20, seed=1)
     moment = weight * solvers.second_moment(columns[:, [0] * 50 + list(range(20))])
-    factor = solvers.solve(columns, columns + draw(512, 20, seed=2), prior=solvers.prior(moment, ridge=ridge), scale=1e12)
+    factor = solvers.solve(
+        columns, columns + draw(512, 20, seed=2), prior=solvers.prior(moment, ridge=ridge), scale=1e12
+    )
     assert factor.right.isfinite().all()
 
 

@@ -71,6 +71,16 @@ class EraseRequest:
                    notes=tuple(notes))  # fmt: skip
 
 
+def with_article(concept: str) -> str:
+    """The concept as a sentence has it, with "a" or "an"; what begins with an article or, as names do, with a capital stays
+    as it is."""
+    first = concept.split()[0] if concept.split() else ""
+    if not first or first[0].isupper() or first in ("a", "an", "the"):
+        return concept
+    vowel = first[0] in "aeiou" and not first.startswith("uni")
+    return f"{'an' if vowel else 'a'} {concept}"
+
+
 def as_read(request: EraseRequest, backbone: Backbone) -> EraseRequest:
     """The request less the retained concepts that are nothing to the model's tokenizer, and with notes on what the
     model does not read as a person does.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,25 +25,26 @@ INDEX = "model_index.json"
 DEFAULTS: dict[str, float] = {"steps": 30, "guidance": 7.5}
 UNREAD = ("safety_checker",)
 """Parts of a pipeline that `load` leaves out: nothing here needs them."""
+UNEDITED = ("vae", "image_encoder")
+"""Parts that no closed-form edit reads: they are fetched from the hub when `load` or training asks for them."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = [INDEX, "defaults.json", "*/*.json", "*/*.txt", "*/*.model", "*/model*.safetensors",
-             "*/diffusion_pytorch_model*.safetensors"]  # fmt: skip
-HUB_SKIP = ["*.fp16*", "*.non_ema*", "*.bf16*"]
 
 
-def resolve(name: str | Path, *, whole: bool = False) -> Path:
+def resolve(name: str | Path, *, without: Collection[str] = UNREAD) -> Path:
     """The folder (with a `model_index.json`) of a model: "emoji", a local folder, or a hub id "owner/name".
 
-    A hub id is downloaded once into the hub's cache, `whole` or without what `load` leaves out. Raises `ModelError` for
-    anything else, naming what to give.
+    Of a hub id the parts not named in `without` are downloaded, once, into the hub's cache. Raises `ModelError` for anything
+    else, naming what to give.
     """
     if str(name) in EMBEDDED:
         return _embedded(str(name))
     folder = Path(name).expanduser()
     if folder.exists():
-        return _checked(folder)
+        return checked(folder)
     if isinstance(name, str) and HUB_ID.fullmatch(name):
-        return _download(name, HUB_SKIP if whole else [*HUB_SKIP, *(f"{part}/*" for part in UNREAD)])
+        from erasekit import hub
+
+        return hub.fetch(name, without=without)
     raise ModelError(f"no model {str(name)!r}: give {', '.join(EMBEDDED)}, an existing diffusers folder, or a hub id "
                      "(owner/name)")  # fmt: skip
 
@@ -63,24 +65,12 @@ def _embedded(name: str) -> Path:
     return folder
 
 
-def _checked(folder: Path) -> Path:
+def checked(folder: Path) -> Path:
+    """The folder, which has a `model_index.json`; else `ModelError` says what to give."""
     if not (folder / INDEX).is_file():
         raise ModelError(f"{folder} is not a diffusers model: it has no {INDEX}; give the folder that holds it "
                          "(for a single checkpoint file, convert it with diffusers first)")  # fmt: skip
     return folder
-
-
-def _download(name: str, skipped: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        folder = snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=skipped)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot download model {name!r} ({reason}): check the id and the network, or give a local "
-                         "diffusers folder") from error  # fmt: skip
-    return _checked(Path(folder))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,9 @@ edit is `up = W_o D_J` (o, |J|) times the shared `right = K_J` (|J|, d). Solved 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -108,6 +110,20 @@ def gram(columns: Float[Tensor, "o d"]) -> Float[Tensor, "d d"]:
         found[band, : start + step] = left
         found[:start, band] = left[:, :start].T
     return found
+
+
+def reduced(blocks: Iterable[Float[Tensor, "d _"]]) -> Float[Tensor, "d m"]:
+    """Columns with the singular values and left singular vectors of all blocks side by side, to rounding of sigma_1, in the
+    memory of two blocks: a single block as it is, else the d columns R^T of a QR carried from block to block.
+
+    For columns by the ten thousand. What a tolerance decides of all it decides of these; a second moment, as small, squares
+    the condition, and singular values below 1e-7 sigma_1 are rounding there.
+    """
+    return reduce(_joined, (block.detach().to("cpu", torch.float64) for block in blocks))
+
+
+def _joined(one: Float[Tensor, "d m"], other: Float[Tensor, "d k"]) -> Float[Tensor, "d q"]:
+    return torch.linalg.qr(torch.cat([one, other], 1).T, mode="r").R.T
 
 
 def orthonormal(columns: Float[Tensor, "d k"], *, tolerance: float = 1e-10) -> Float[Tensor, "d q"]:

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 
 from erasekit.cli import terminal
 from erasekit.errors import TrainingError, UsageError
+from erasekit.methods._templates import listed
 from erasekit.training.checkpoint import Checkpoint
 
 
 @pytest.mark.parametrize("options", [{"augment": True, "regulariser": 0.2}, {"variant": "embedding"}])
 def test_a_killed_run_goes_on_to_the_same_edit(sd1, tmp_path: Path, options: dict) -> None:
-    options = {"steps": 5, "save_every": 2, "targets": ["cat", "fox"]} | options
+    options = {"steps": 4, "save_every": 2, "targets": ["cat", "fox"]} | options
     before, said = state(sd1), []
 
     def kill(done: int, total: int, what: str) -> None:
@@ -50,7 +51,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_images_are_drawn(sd1, tmp
 
 
 def test_images_drawn_before_a_kill_are_not_drawn_again(sd1, tmp_path: Path) -> None:
-    options, file = {"images": 20, "steps": 6}, tmp_path / "checkpoint.images.safetensors"
+    options, file = {"images": 20, "steps": 4}, tmp_path / "checkpoint.images.safetensors"
     before, said = state(sd1), []
 
     def kill(done: int, total: int, what: str) -> None:
@@ -117,6 +118,7 @@ def test_a_folder_of_images_with_captions_is_learned_from_and_belongs_to_the_run
     edit = fit(sd1, folder=str(folder), checkpoint=tmp_path / "run")
     assert state(sd1) == before and edit.parameters["folder"] == "dogs"
     assert any("not used: 1" in said for said in edit.self_check["warnings"])
+    assert edit.self_check["captions"] == listed(["the dog in a photo", "a photo of dog"])
     sibling = tiny.sd1()
     sibling.vae = tiny.sd1(seed=7).vae  # its latents of the images are others
     with pytest.raises(TrainingError, match=r"another run \(other data\)"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -67,6 +69,16 @@ def test_a_prior_that_spans_a_target_says_what_is_left_of_it(method, sd1) -> Non
     assert "1 of 1 targets" in line and "'cat' " in line
     quiet = erasekit.erase(sd1, ["cat"], **given, **parameters)
     assert not any("erasable" in line for line in quiet.self_check["warnings"])
+
+
+def test_what_is_left_counts_the_ridge_that_the_retained_bring(sd1) -> None:
+    """A prior that is nearly all ridge: what is retained makes it larger, and the target is held back by as much."""
+    options = {"templates": "none", "preserve_weight": 2.4e6, "eps": 1e3}
+    held, free = (erasekit.erase(sd1, "cat", anchor="dog", retain=retain, method="mace-refine", **options).self_check
+                  for retain in (["fox"], []))  # fmt: skip
+    (line,) = [line for line in held["warnings"] if "erasable" in line]
+    left = free["prior"]["ridge"] / held["prior"]["ridge"]
+    assert left < 0.4 and abs(float(re.search(r"'cat' (\d+)%", line)[1]) / 100 - left) < 0.03
 
 
 def test_a_solve_that_fills_the_width_is_said(sd1) -> None:

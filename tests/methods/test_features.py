@@ -39,8 +39,8 @@ def test_shared_beginnings_and_repeats_in_any_order(sd1) -> None:
 @pytest.mark.parametrize("mode", ["none", "soft", "exact"])
 def test_what_a_target_shares_with_its_anchor_is_not_walked_again(monkeypatch, anchors, mode) -> None:
     """An exact fit's streams are what the edited encoder makes of the prompts, walked whole."""
-    plain, followed = Walk._followed, []
-    monkeypatch.setattr(Walk, "_followed", lambda walk, *rest: (followed.append(rest[0]), plain(walk, *rest))[1])
+    plain, followed = Walk._follow, []
+    monkeypatch.setattr(Walk, "_follow", lambda walk, *rest: (followed.append(rest[0]), plain(walk, *rest))[1])
     model = backbone(wide(torch.float32))
     request = EraseRequest.build(("cat", "style"), anchor=anchors, retain=() if mode == "none" else ("a fox", "fox"))
     walk = align(model, request, EraseProConfig(retain_mode=mode))
@@ -57,7 +57,7 @@ def test_what_a_target_shares_with_its_anchor_is_not_walked_again(monkeypatch, a
 
 
 def test_what_was_not_met_is_walked(monkeypatch) -> None:
-    monkeypatch.setattr(Walk, "_followed", lambda *_: pytest.fail("the constraints were not met"))
+    monkeypatch.setattr(Walk, "_follow", lambda *_: pytest.fail("the constraints were not met"))
     model, request = backbone(wide(torch.float32)), EraseRequest.build("cat", anchor="dog")
     unmet = ({"ridge": 1e-2}, {"positions": "concept"}, {"sites": "kv"}, {"sites": "deep"}, {"compensate": True})
     for changed in unmet:

@@ -16,7 +16,7 @@ METHODS = {
         r"set recompute=true, lower rank \(now 128\)",
         {"sampling_steps": 2, "attack_steps": 1, "attack_rows": 3},
     ),
-    "mace": (r"lower at_once \(now 8\)", {"templates": "none"}),
+    "mace": (r"(lower at_once \(now 8\)|set recompute=true, set precision=bfloat16)", {"templates": "none"}),
     "ac": (r"lower batch \(now 2\)", {"sampling_steps": 2, "images": 2, "batch": 2, "augment": False}),
 }
 
@@ -32,3 +32,18 @@ def test_a_full_gpu_is_one_line(method: str, sd1, monkeypatch) -> None:
         with pytest.raises(TrainingError, match=f"the GPU's memory is full.*{said}") as error:
             run(sd1, "cat", anchor="dog", method=method, steps=1, **options)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("place", "run", "said"), [
+    ("mace._refined", erasekit.erase, r"load the model in bfloat16 \(begins anew\), or"),
+    ("_mace_concept.Concept._drawn", erasekit.erase, r"lower at_once \(now 8\), or"),
+    ("_mace_loss.loss", erasekit.erase, r"set recompute=true, set precision=bfloat16 \(begins anew\), or"),
+    ("_mace_plan.looking", erasekit.plan, r"lower at_once \(now 8\), or"),
+])  # fmt: skip
+def test_mace_names_what_helps_where_the_memory_ran_out(place: str, run, said: str, sd1, monkeypatch) -> None:
+    def full(*args) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(f"erasekit.methods.{place}", full)
+    with pytest.raises(TrainingError, match=f"^the GPU's memory is full: {said}"):
+        run(sd1, "cat", anchor="dog", method="mace", steps=1, templates="none")

@@ -34,14 +34,18 @@ def test_the_gate_is_the_mean_and_the_deviation_on_neutral_latents(sd2) -> None:
     def encoded(prompt: str):
         return sd2.text_encoder(sd2.tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids)[0]
 
+    neutral: dict[int, list[torch.Tensor]] = {1: [], 3: []}  # the same for every target
+    for k, latents in neutral.items():
+        for j, prompt in enumerate(["", "a photo", ""]):
+            noise = torch.randn(1, 4, 16, 16, generator=generator(3, "irece", "neutral", j))
+            with torch.no_grad():
+                latents.append(partly_denoised(predict, noise, encoded(prompt), encoded(""), schedule=schedule, k=k,
+                                               guidance=3.0))  # fmt: skip
     for i, (target, own) in enumerate((("cat", [1]), ("fox dog", [1, 2]))):
-        for point, k in enumerate((1, 3)):
+        for point, (k, drawn) in enumerate(neutral.items()):
             masses = []
-            for j, prompt in enumerate(["", "a photo", ""]):
-                noise = torch.randn(1, 4, 16, 16, generator=generator(3, "irece", "neutral", j))
+            for latents in drawn:
                 with torch.no_grad(), maps(sd2.unet) as seen:
-                    latents = partly_denoised(predict, noise, encoded(prompt), encoded(""), schedule=schedule, k=k,
-                                              guidance=3.0)  # fmt: skip
                     predict(latents, schedule.timesteps[k], encoded(target))
                 (layer,) = [layer for name, layer in seen.items() if name.startswith("mid")]
                 masses.append(float(layer[0, :, :, own].mean()))

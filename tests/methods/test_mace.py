@@ -300,7 +300,7 @@ def test_memory_for_a_concept_is_its_factors(sd1) -> None:
 # -- the whole ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sd2", marks=pytest.mark.slow)])
 def test_the_targets_get_less_attention_and_the_model_is_as_it_was(family: str, request) -> None:
     pipe = request.getfixturevalue(family)
     before = state(pipe)
@@ -403,8 +403,20 @@ def test_a_finished_concept_is_not_worked_on_again(sd1, tmp_path: Path, monkeypa
     assert same(fit(sd1, **options, checkpoint=tmp_path), whole)
 
 
+def test_a_run_that_filled_the_memory_goes_on_with_less(sd1, tmp_path: Path, monkeypatch) -> None:
+    def full(done: int, total: int, what: str) -> None:
+        if what.startswith("training") and done == 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    options = {"targets": ["cat", "fox"], "steps": 1, "count": 1, "sampling_steps": 1, "checkpoint": tmp_path}
+    with pytest.raises(TrainingError, match="set recompute=true"):
+        fit(sd1, **options, progress=full)
+    monkeypatch.setattr(Concept, "_drawn", lambda self: pytest.fail("pictures were drawn again"))
+    fit(sd1, **options, recompute=True, at_once=1)
+
+
 def test_the_checkpoint_of_another_run_is_refused(sd1, tmp_path: Path) -> None:
-    options = {"targets": ["cat", "fox"]}
+    options = {"targets": ["cat", "fox"], "steps": 1, "count": 1, "sampling_steps": 1}
     fit(sd1, **options, checkpoint=tmp_path)
     for other, named in [({"targets": ["cat", "a"]}, "targets"), ({"seed": 1}, "seed"), ({"rate": 1.0}, "parameters"),
                          ({"anchor": "a"}, "anchors"), ({"retain": ("of",)}, "retain")]:  # fmt: skip

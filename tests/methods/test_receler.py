@@ -341,7 +341,7 @@ def test_a_step_is_drawn_from_the_seed_and_reads_one_target_of_the_list(sd1) -> 
 # -- what training does ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sd2", marks=pytest.mark.slow)])
 def test_the_trained_model_guides_away_from_the_target(family: str, request) -> None:
     pipe = request.getfixturevalue(family)
     before = state(pipe)

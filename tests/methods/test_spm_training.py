@@ -20,7 +20,7 @@ from erasekit.training.membranes import layers
 # -- what training does ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sd2", marks=pytest.mark.slow)])
 def test_the_edited_model_guides_away_from_the_target(family: str, request) -> None:
     pipe = request.getfixturevalue(family)
     before = state(pipe)
@@ -49,7 +49,7 @@ def test_pinning_keeps_random_conditions_and_weakens_the_erasure(sd1) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, dtype: torch.dtype, tmp_path: Path) -> None:
     sd1.unet.to(dtype)
-    edit = fit(sd1, seed=2, gate="off", rank=2, alpha=3.0)
+    edit = fit(sd1, steps=1, seed=2, gate="off", rank=2, alpha=3.0)
     assert all(tensor.dtype == torch.float32 for name, tensor in tensors(edit).items() if name != "features")
     bench, config = opened(sd1, gate="off", rank=2, alpha=3.0)
     with bench as tools:
@@ -67,14 +67,14 @@ def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, dtype: torch.
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_targets_of_a_list_are_trained_as_if_alone_each_with_its_own_gate(sd1, ema: float) -> None:
-    both = fit(sd1, ["cat", "fox"], seed=3, ema=ema)
+    both = fit(sd1, ["cat", "fox"], steps=2, seed=3, ema=ema)
     for i, name in enumerate(("cat", "fox")):
-        one = fit(sd1, name, seed=3, ema=ema)
+        one = fit(sd1, name, steps=2, seed=3, ema=ema)
         for key, tensor in tensors(one).items():
             part = {"up": lambda t: t[:, i : i + 1]}.get(key.rpartition(".")[2], lambda t: t[i : i + 1])
             assert torch.equal(part(tensors(both)[key]), tensor), key
     (op,) = both.ops
-    assert both.self_check["training"]["steps"] == 6 and op.config["targets"] == ["cat", "fox"]
+    assert both.self_check["training"]["steps"] == 4 and op.config["targets"] == ["cat", "fox"]
     assert len(op.config["tokens"]) == 2 and Stack(sd1.unet, op).gates.shape == (1, 2)
 
 

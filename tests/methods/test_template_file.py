@@ -11,7 +11,7 @@ from erasekit.concept import EraseRequest
 from erasekit.errors import TrainingError, UsageError
 from erasekit.methods import make_config
 from erasekit.methods._anchors import to_draw
-from erasekit.methods._templates import fill, read_sentences
+from erasekit.methods._templates import fill, listed, read_sentences
 from erasekit.methods.mace import MACE
 from erasekit.methods.mace_refine import MACERefine, MACERefineConfig
 
@@ -28,6 +28,7 @@ def fit(cls, pipe, file: Path, **more):
 def test_a_concept_stands_with_its_article_where_that_is_asked() -> None:
     assert fill("a photo of {a}", "owl") == "a photo of an owl" and fill("{a}, {}", "cat") == "a cat, cat"
     assert fill("{a} here", "unicorn") == "a unicorn here" and fill("{a} here", "") == "here"
+    assert fill("with {a}", "Bill Clinton") == "with Bill Clinton" and fill("with {a}", "a person") == "with a person"
     request = EraseRequest.build("cat", anchor="owl")
     (item,) = to_draw(request, "object", ["a photo of {a}"], 1).items[0]
     assert (item.caption, item.targets) == ("a photo of an owl", ("a photo of a cat",))
@@ -41,6 +42,7 @@ def test_the_file_takes_the_place_of_the_templates(sd1, tmp_path: Path) -> None:
     assert config.weights.retained == pytest.approx(2 * MACERefineConfig(template_file=str(file)).weights.retained)
     own = fit(MACERefine, sd1, file)
     assert own.parameters["template_file"] == "own.txt"
+    assert own.self_check["sentences"] == listed(config.sentences)  # a file's name is all that the parameters have
     file.write_text("{}\n")
     bare = MACERefine().fit(backbone(sd1), EraseRequest.build("cat", anchor="owl"), MACERefineConfig(templates="none"))
     again = fit(MACERefine, sd1, file)
@@ -62,7 +64,7 @@ def test_a_file_of_no_use_is_one_clear_line(text: str, tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_sentences_is_refused(sd1, tmp_path: Path) -> None:
     file, state = tmp_path / "own.txt", tmp_path / "state.safetensors"
     file.write_text("a photo of {a}\n")
-    fit(MACE, sd1, file, checkpoint=state, **QUICK)
+    assert fit(MACE, sd1, file, checkpoint=state, **QUICK).self_check["sentences"] == listed(["a photo of {a}"])
     file.write_text("a picture of {a}\n")
     with pytest.raises(TrainingError, match="sentences"):
         fit(MACE, sd1, file, checkpoint=state, **QUICK)

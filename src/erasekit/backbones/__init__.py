@@ -21,7 +21,8 @@ BACKBONES: dict[str, str] = {  # a pipeline's class name -> the backbone that re
 def backbone(model: Any) -> Backbone:
     """The backbone of a live diffusers pipeline, a diffusers folder, "emoji" or a hub id; the model stays as it is.
 
-    From a folder only the text encoder and the edited weights are ever read. A folder without a readable
+    Of a model by name only the text encoder and the edited weights are read, and of a hub id no other part is fetched, unless
+    training asks for more. A folder without a readable
     `model_index.json` raises `ModelError`, an unsupported pipeline class `UsageError` that lists the supported ones.
     """
     if not isinstance(model, str | Path):
@@ -29,8 +30,15 @@ def backbone(model: Any) -> Backbone:
     from erasekit import models
     from erasekit.backbones._folder import pipeline_class
 
-    folder = Path(models.resolve(str(model)))
-    return _class(pipeline_class(folder)).from_folder(folder, model_id=models.public_name(model))
+    folder = models.resolve(str(model), without=(*models.UNREAD, *models.UNEDITED))
+    cls = _class(pipeline_class(folder))
+    return cls.from_folder(folder, model_id=models.public_name(model), whole=lambda: models.resolve(str(model)))
+
+
+def family_of(pipe: Any) -> str:
+    """The family of a live diffusers pipeline, whatever is loaded onto it: no weight is looked at. Raises `UsageError` for
+    an unsupported pipeline class, as `backbone` does."""
+    return _class(type(pipe).__name__).family_of(pipe)
 
 
 def _class(name: str) -> Any:

@@ -99,8 +99,15 @@ class ClipTower:
     @torch.no_grad()
     def layer(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None = None) -> Tensor:
         """The hidden states after `layer` with `deltas` (role -> (out, in)) added to its weights."""
-        parts = hidden.split(max(1, ROWS // hidden.shape[1]))
-        return torch.cat([self._layer(part, layer, deltas) for part in parts])
+        after = hidden.clone()
+        self.advance(after, layer, deltas)
+        return after
+
+    @torch.no_grad()
+    def advance(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None = None) -> None:
+        """The same in place: `hidden` becomes the states after `layer`, a few prompts at a time, with no second copy of all."""
+        for part in hidden.split(max(1, ROWS // hidden.shape[1])):
+            part.copy_(self._layer(part, layer, deltas))
 
     @torch.no_grad()
     def output(self, hidden: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from erasekit.errors import ModelError
@@ -19,10 +20,10 @@ OTHERS = (".bin", ".ckpt", ".msgpack", ".h5")  # weights in formats that are not
 PICKLE = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)\b.*\.(?:bin|ckpt)")
 
 
-def parts(folder: Path) -> list[Path]:
+def parts(folder: Path, *, without: Collection[str] = UNREAD) -> list[Path]:
     """The parts that a model folder is read from, by name: those that its index names, without what `load` leaves out."""
     named = sorted(key for key, value in read_json(folder / INDEX).items() if isinstance(value, list) and any(value))
-    return [folder / name for name in named if name not in UNREAD and not name.startswith("_")]
+    return [folder / name for name in named if name not in without and not name.startswith("_")]
 
 
 def small_files(part: Path) -> list[Path]:
@@ -47,6 +48,19 @@ def files(folder: Path) -> list[Path]:
     return [folder / INDEX, *sorted(found)]
 
 
+def without_plain(folder: Path, *, without: Collection[str] = UNREAD) -> list[Path]:
+    """The parts that are there and hold weights, but no plain ones."""
+    # Only what holds weights has a configuration of this name, but for tokenizers that were copied with their model's.
+    held = (part for part in parts(folder, without=without) if (part / "config.json").is_file())
+    return [part for part in held if "" not in _kinds(part) and not part.name.startswith("tokenizer")]
+
+
+def variant_alone(part: Path) -> bool:
+    """Whether the part has weights of a variant, and no plain ones."""
+    kinds = _kinds(part)
+    return bool(kinds) and "" not in kinds
+
+
 def require_safetensors(folder: Path) -> None:
     """Raises `ModelError`, naming the file, for a part whose weights are there as a pickle alone: none is ever opened."""
     for part in parts(folder):
@@ -58,9 +72,8 @@ def variant(folder: Path) -> str | None:
     """The variant ("fp16") that a model folder is read as: that of its first part without a plain file; None where every
     part has one."""
     for part in parts(folder):
-        kinds = _kinds(part)
-        if kinds and "" not in kinds:
-            return min(kinds)
+        if variant_alone(part):
+            return min(_kinds(part))
     return None
 
 

@@ -73,6 +73,10 @@ class TextTower(Protocol):
         """The hidden states after `layer`, with `deltas` (role "q"/"k"/"v"/"out" -> (out, in)) added to its weights."""
         ...
 
+    def advance(self, hidden: Tensor, layer: int, deltas: dict[str, Tensor] | None = None) -> None:
+        """The same in place: `hidden` becomes the states after `layer`, a few prompts at a time, with no second copy of all."""
+        ...
+
     def output(self, hidden: Tensor) -> Tensor:
         """What the denoiser's cross-attention reads, from the last layer's hidden states: (n, length, width)."""
         ...

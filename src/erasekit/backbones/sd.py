@@ -8,7 +8,7 @@ that are on it).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,18 @@ class SDBackbone:
 
     def __init__(
         self, *, model_id: str, tokenizer: Any, text: Weights, unet: Weights, configs: dict[str, Any],
-        folder: Path | None = None, live: Any = None,
+        folder: Path | None = None, whole: Callable[[], Path] | None = None, live: Any = None,
     ) -> None:  # fmt: skip
         """`configs`: "text_encoder" and "unet" -> the component's configuration as a dict. `folder` or the `live`
-        pipeline is where a method that trains gets the denoiser from."""
+        pipeline is where a method that trains gets the denoiser from; `whole()` is the folder with its VAE."""
         self.model_id = model_id
         self._folder = folder or Path()
+        self._whole = whole or (lambda: self._folder)
         self._unet = None if live is None else uncompiled(live.unet)
         self._vae = getattr(live, "vae", None)
         self._text = uncompiled(getattr(live, "text_encoder", None))
         self._scheduler = None if live is None else dict(live.scheduler.config)
-        # The two generations differ in width, padding and activation; only this switch is the same in every size.
-        self.family = "sd2" if configs["unet"].get("use_linear_projection") else "sd1"
+        self.family = _generation(configs["unet"])
         self.tokenizer = tokenizer
         self.tower = ClipTower(text, configs["text_encoder"])
         self.length = int(configs["text_encoder"].get("max_position_embeddings", 77))
@@ -58,8 +58,13 @@ class SDBackbone:
             unet.require(f"{site.module}.weight", (None, self.tower.width))
 
     @classmethod
-    def from_folder(cls, folder: Path, *, model_id: str | None = None) -> SDBackbone:
-        """Reads a diffusers folder lazily. A missing or damaged file raises `ModelError` naming it."""
+    def from_folder(
+        cls, folder: Path, *, model_id: str | None = None, whole: Callable[[], Path] | None = None
+    ) -> SDBackbone:
+        """Reads a diffusers folder lazily. A missing or damaged file raises `ModelError` naming it.
+
+        `whole` gives the folder with its VAE when that is first asked for, where this one may be without (of the hub).
+        """
         configs = {
             "text_encoder": text_config(folder / "text_encoder" / "config.json"),
             "unet": read_json(folder / "unet" / "config.json"),
@@ -71,6 +76,7 @@ class SDBackbone:
             unet=FolderWeights("unet", folder / "unet", "diffusion_pytorch_model"),
             configs=configs,
             folder=folder,
+            whole=whole,
         )
 
     @classmethod
@@ -85,6 +91,11 @@ class SDBackbone:
             configs={"text_encoder": pipe.text_encoder.config.to_dict(), "unet": dict(pipe.unet.config)},
             live=pipe,
         )
+
+    @staticmethod
+    def family_of(pipe: Any) -> str:
+        """The family of a live pipeline, from its configuration alone."""
+        return _generation(pipe.unet.config)
 
     def tokenize(self, prompts: Sequence[str]) -> Tokens:
         """Padded ids (n, 77). A prompt with more tokens raises `UsageError` naming it and its length."""
@@ -134,7 +145,7 @@ class SDBackbone:
     def autoencoder(self) -> Any:
         """The VAE: the pipeline's own, or the folder's in float32, read once when it is first asked for."""
         if self._vae is None:
-            self._vae = _read_part(self._folder, "vae", "diffusers", "AutoencoderKL")
+            self._vae = _read_part(self._whole(), "vae", "diffusers", "AutoencoderKL")
         return self._vae
 
     def text_encoder(self) -> Any:
@@ -154,6 +165,11 @@ class SDBackbone:
         from erasekit.edit import fingerprint
 
         return fingerprint(self.weight(site))
+
+
+def _generation(unet: Mapping[str, Any]) -> str:
+    """SD 1.x or 2.x, which differ in width, padding and activation; only this switch is the same in every size."""
+    return "sd2" if unet.get("use_linear_projection") else "sd1"
 
 
 def _text_sites(depth: int) -> list[Site]:

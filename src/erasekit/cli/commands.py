@@ -74,7 +74,7 @@ def apply(arguments: argparse.Namespace) -> None:
 
     edit = io.load(arguments.edit)
     edit.require_fusible()
-    source = models.resolve(arguments.model, whole=True)  # what is not read is copied along
+    source = models.resolve(arguments.model, without=())  # what is not read is copied along
     missing: list[str] = []
     terminal.quiet()
 

@@ -38,7 +38,8 @@ def _erase(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "erase", "compute an edit that erases TARGETs, and save it as one file")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="the concepts to erase")
     parser.add_argument("--anchor", nargs="+", action="extend", metavar="A",
-                        help="what the targets become: one for all, or one each (default: the method's)")  # fmt: skip
+                        help="what the targets become: one for all, or one each (default: the method's; erasepro's, the empty "
+                             "prompt, is its worst choice: see suggest-anchors)")  # fmt: skip
     parser.add_argument("--method", metavar="NAME", help="see `erasekit methods` (default: erasepro)")
     _model(parser, None)
     parser.add_argument("--retain", nargs="+", action="extend", metavar="R", help="concepts to keep")

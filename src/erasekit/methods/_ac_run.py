@@ -48,6 +48,11 @@ class Run:
     rows: Mapping[int, int] = field(default_factory=dict)
     """An image's number -> its row in `images`."""
 
+    @property
+    def captions(self) -> list[str]:
+        """The anchors' captions that are learned from, each once: of the user's file or folder, or built-in ones."""
+        return list(dict.fromkeys(item.caption for own in self.gallery.items for item in own))
+
     @cached_property
     def data(self) -> str:
         """A digest of all captions, of the files of images, and of the autoencoder where images pass it."""

@@ -3,8 +3,10 @@
 `source` is what the model edited so far makes of the target prompts, `reference` what the original makes of the
 anchor prompts. At each level the columns of both give one factor (`solvers.solve`) for all matrices there.
 
-Anchor prompts that are the same are walked once. Where every position of a layer is aligned exactly, a target attends
-as its anchor does, and only the positions where the two differ are computed; the others are the anchor's.
+Anchor prompts that are the same are walked once, and of the original's retained prompts only those whose drift is measured.
+Where every position of a layer is aligned exactly, a target attends as its anchor does, and only the positions where the
+two differ are computed; the others are the anchor's. Streams are carried in place and read in blocks (`_streams`): what
+a fit needs beside them does not grow with the retained prompts.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from torch import Tensor
 from erasekit import solvers
 from erasekit.backbones.base import Backbone, Site, Tokens
 from erasekit.edit import LowRank
-from erasekit.methods._check import BOUNDS, Kept, measure
+from erasekit.methods._check import BOUNDS, Kept, measure, probes
 from erasekit.methods._pairs import SHOWN, Place, Plan
+from erasekit.methods._streams import Stream, carried
 
 if TYPE_CHECKING:
     from erasekit.methods._erasepro_config import EraseProConfig
@@ -54,10 +57,8 @@ class Walk:
 
     def __post_init__(self) -> None:
         tower, plan = self.backbone.tower, self.plan
-        distinct, self.like = torch.unique(plan.reference.ids, dim=0, return_inverse=True)
-        self.source, self.originals = tower.embed(plan.source), tower.embed(Tokens(distinct, ()))
-        self.like = self.like.to(self.source.device)
-        self.behind = [tower.embed(tokens) for tokens in self.background]
+        self.count = len(plan.targets)  # the rows of targets, before those of retained prompts
+        self.probed = probes(plan.kept)
         disputed = set(plan.disputed)
         exactly = [place for place in plan.kept if place not in disputed]
         keeping = self.config.retain_mode
@@ -66,10 +67,15 @@ class Walk:
         self.soft: list[Place] = list(plan.kept) if keeping == "soft" else []
         self.solved = self.hard  # what the level at hand was solved for
         self.cut = 64 * torch.finfo(tower.dtype).eps  # what rounding alone leaves between equal columns
+        self.source = tower.embed(plan.source)
+        prompts, like, self.anchors = carried(plan, [*self.probed, *self.hard])
+        self.originals, self.like = tower.embed(prompts), like.to(self.source.device)
+        self.behind = [tower.embed(tokens) for tokens in self.background]
 
     @property
     def reference(self) -> Tensor:
-        """What the original makes of the prompt that each row of `source` should act as."""
+        """What the original makes of the prompt that each row of `source` should act as, where it walks them all: where
+        little is retained."""
         return self.originals[self.like]
 
     def text_layer(self, layer: int, sites: Sequence[Site]) -> None:
@@ -81,35 +87,37 @@ class Walk:
             deltas = {site.group.removeprefix("text."): self._update(site, aligned) for site in sites}
         if self.config.compensate and layer == 0 and sites:
             deltas["out"] = self._compensate(deltas)
-        after = tower.layer(self.originals, layer)
+        before = self.originals[: self.anchors].clone()
+        tower.advance(self.originals, layer)
         if self._all_met(deltas):
-            self.source = self._followed(layer, deltas, after)
+            self._follow(layer, deltas, before)
         else:
-            self.source = tower.layer(self.source, layer, deltas)
-        self.originals = after
-        self.behind = [tower.layer(hidden, layer, deltas) for hidden in self.behind]
+            tower.advance(self.source, layer, deltas)
+        for hidden in self.behind:
+            tower.advance(hidden, layer, deltas)
 
     def _all_met(self, deltas: dict[str, Tensor]) -> bool:
         """Whether q, k and v, just solved, read every position of the targets as they did their anchors'."""
         everywhere = self.config.positions == "all" and len(self.hard) >= len(self.plan.hard)
         return everywhere and set(deltas) == set("qkv") and all(r["residual"] <= self.cut for r in self.records[-3:])
 
-    def _followed(self, layer: int, deltas: dict[str, Tensor], after: Tensor) -> Tensor:
-        """`source` after a layer whose constraints are all met, `after` being the anchors' states there: each position
-        of a target adds what attention adds to its anchor's. Retained prompts go through the layer."""
-        tower = self.backbone.tower
-        count = min((row for row, _ in self.plan.kept), default=len(self.source))
-        like, rest = self.like[:count], self.source[count:]
-        moved = after[like]
-        rows, at = (self.source[:count] != self.originals[like]).any(2).nonzero(as_tuple=True)
+    def _follow(self, layer: int, deltas: dict[str, Tensor], before: Tensor) -> None:
+        """Carries `source` through a layer whose constraints are all met, `before` being the anchors' states that enter it:
+        each position of a target adds what attention adds to its anchor's. Retained prompts go through the layer."""
+        tower, like = self.backbone.tower, self.like[: self.count]
+        targets, rest = self.source[: self.count], self.source[self.count :]
+        moved = self.originals[like]
+        rows, at = (targets != before[like]).any(2).nonzero(as_tuple=True)
         if len(rows):
             site = next(s for s in self.backbone.sites("text.out") if s.depth == layer)
             out = self.backbone.weight(site).to(self.source.device, tower.dtype)
-            attended = tower.context(self.originals, layer)[like[rows], at] @ out.T
+            attended = tower.context(before, layer)[like[rows], at] @ out.T
             # With its output projection cancelled the layer adds only what each position makes of itself.
-            alone = tower.layer((self.source[rows, at] + attended)[:, None], layer, {"out": -out})
+            alone = tower.layer((targets[rows, at] + attended)[:, None], layer, {"out": -out})
             moved[rows, at] = alone[:, 0]
-        return torch.cat([moved, tower.layer(rest, layer, deltas)]) if len(rest) else moved
+        targets.copy_(moved)
+        if len(rest):
+            tower.advance(rest, layer, deltas)
 
     def cross_attention(self, sites: Sequence[Site]) -> None:
         """Aligns every `cross` site on the text output: one factor for all of them."""
@@ -120,7 +128,7 @@ class Walk:
     def _align(self, level: str, read: Callable[[Tensor], Tensor]) -> Aligned:
         """Solves a level, `read` giving its inputs from hidden states; in exact mode what is only to be kept gives
         way, aloud, where not all can be met."""
-        source, reference = read(self.source), read(self.originals)[self.like]
+        source, reference = Stream(self.source, read), Stream(self.originals, read, self.like)
         behind = [read(hidden).flatten(0, 1) for hidden in self.behind]
         factor = self._solve(source, reference, behind)
         while (
@@ -130,20 +138,20 @@ class Walk:
             and self._relax(level, factor, source)
         ):
             factor = self._solve(source, reference, behind)
-        places = list(dict.fromkeys([*self.plan.kept, *self.soft]))
-        kept = Kept.sample(pick(source, places), pick(reference, places)) if places else None
-        return Aligned(pick(source, self.solved), pick(reference, self.solved), factor.compact(), kept)
+        places = [*self.probed, *probes([place for place in self.soft if place[0] < self.count])]
+        kept = Kept(source.at(places), reference.at(places)) if places else None
+        return Aligned(source.at(self.solved), reference.at(self.solved), factor.compact(), kept)
 
-    def _solve(self, source: Tensor, reference: Tensor, behind: Sequence[Tensor]) -> solvers.RightFactor:
+    def _solve(self, source: Stream, reference: Stream, behind: Sequence[Tensor]) -> solvers.RightFactor:
         self.solved = self._without_repeats(source, reference) if self.config.exact else self.hard
-        inputs = pick(source, self.solved)
+        inputs = source.at(self.solved)
         scale = solvers.EXACT
         if self.config.ridge:
             scale = 1 / (self.config.ridge * float(torch.linalg.matrix_norm(inputs.double(), 2)) ** 2)
         return solvers.solve(
             inputs,
-            pick(reference, self.solved),
-            keep=pick(source, self.keep) if self.keep else None,
+            reference.at(self.solved),
+            keep=source.reduced(self.keep) if self.keep else None,
             prior=self._prior(source, behind),
             scale=scale,
             tolerance=self.config.tau,
@@ -151,10 +159,10 @@ class Walk:
             cut=self.cut,
         )
 
-    def _without_repeats(self, source: Tensor, reference: Tensor) -> list[Place]:
+    def _without_repeats(self, source: Stream, reference: Stream) -> list[Place]:
         """The hard places less unchanged columns that equal the first one at their position: the padding of many
         targets with one anchor, most of all. An exact solution does not depend on repeats, its cost does."""
-        inputs, wanted = pick(source, self.hard), pick(reference, self.hard)
+        inputs, wanted = source.at(self.hard), reference.at(self.hard)
         limit = self.cut * inputs.norm(dim=0)
         same = ((wanted - inputs).norm(dim=0) <= limit).tolist()
         first: dict[int, int] = {}
@@ -165,13 +173,12 @@ class Walk:
         near = ((inputs - inputs[:, models]).norm(dim=0) <= limit).tolist()
         return [p for i, p in enumerate(self.hard) if not (same[i] and near[i] and models[i] != i)]
 
-    def _prior(self, source: Tensor, behind: Sequence[Tensor]) -> solvers.Prior | None:
+    def _prior(self, source: Stream, behind: Sequence[Tensor]) -> solvers.Prior | None:
         """C: second moments of background and softly kept features, each of mean diagonal 1, plus eps I."""
-        parts = [torch.cat(list(behind)).T] if behind else []
-        parts += [pick(source, self.soft)] if self.soft else []
-        if not parts:
+        moments = [solvers.second_moment(torch.cat(list(behind)).T)] if behind else []
+        moments += [source.moment(self.soft)] if self.soft else []
+        if not moments:
             return None
-        moments = [solvers.second_moment(part) for part in parts]
         mean = sum(moment / moment.diagonal().mean() for moment in moments) / len(moments)
         return solvers.prior(torch.as_tensor(mean), ridge=self.config.eps)
 
@@ -180,7 +187,7 @@ class Walk:
         size = float((factor.gap @ factor.right).norm()) / math.sqrt(factor.gap.shape[0])
         return factor.miss <= BOUNDS[self.backbone.tower.dtype] and size <= STRONGEST
 
-    def _relax(self, level: str, factor: solvers.RightFactor, source: Tensor) -> bool:
+    def _relax(self, level: str, factor: solvers.RightFactor, source: Stream) -> bool:
         """Moves the retained columns, or else the pairs' own unchanged columns, from hard to soft; False if none."""
         asked = {0, *factor.columns.tolist()}  # column 0 is BOS: every prompt reads it
         firm = [place for i, place in enumerate(self.solved) if i in asked]
@@ -198,13 +205,10 @@ class Walk:
         self.keep, self.soft = [], [*self.soft, *loose]
         return True
 
-    def _outside(self, factor: solvers.RightFactor, source: Tensor) -> str:
+    def _outside(self, factor: solvers.RightFactor, source: Stream) -> str:
         """Which fraction of the changed columns of the targets nearest to it lies outside the span of the retained."""
-        values, vectors = torch.linalg.eigh(solvers.second_moment(pick(source, self.keep)))
-        basis = vectors[:, values > max(self.cut**2, 1e-13) * values[-1]]
         places = [self.solved[i] for i in factor.columns.tolist()]
-        columns = pick(source, places).double()
-        left = (1 - (basis.T @ columns).square().sum(0) / columns.square().sum(0)).clamp_min(0).sqrt().tolist()
+        left = source.outside(self.keep, places, cut=self.cut)
         least: dict[str, float] = {}
         for (row, _), share in sorted(zip(places, left, strict=True), key=lambda pair: pair[1]):
             if row < len(self.plan.targets):
@@ -235,16 +239,11 @@ class Walk:
         tower = self.backbone.tower
         site = next(s for s in self.backbone.sites("text.out") if s.depth == 0)
         weight = self.backbone.weight(site).double()
-        now, aim = tower.context(self.source, 0, deltas), tower.context(self.originals, 0)[self.like]
-        inputs, wanted = pick(now, self.hard), pick(aim, self.hard)
-        skip = pick(self.reference, self.hard).double() - pick(self.source, self.hard).double()
+        originals = Stream(self.originals, like=self.like)
+        inputs = Stream(tower.context(self.source, 0, deltas)).at(self.hard)
+        wanted = Stream(tower.context(self.originals, 0), like=self.like).at(self.hard)
+        skip = originals.at(self.hard).double() - Stream(self.source).at(self.hard).double()
         aimed = wanted.double() + torch.linalg.lstsq(weight, skip).solution
         factor = solvers.solve(inputs, aimed, tolerance=self.config.tau, cut=self.cut)
         aligned = Aligned(inputs, aimed.to(inputs.dtype), factor.compact(), None)
         return self._update(site, aligned)
-
-
-def pick(features: Tensor, places: Sequence[Place]) -> Tensor:
-    """The columns (d, n) of features (rows, positions, d) at the places, on the CPU."""
-    rows, positions = zip(*places, strict=True) if places else ((), ())
-    return features[list(rows), list(positions)].T.cpu()

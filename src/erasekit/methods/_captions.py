@@ -6,11 +6,11 @@ positions where prompts have them, beside the words that stand beside them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from erasekit.methods._anchors import read_captions
+from erasekit.methods._templates import listed
 
 GENERIC = (
     "a photo of a house by a lake", "a man reading a newspaper on a train", "a bowl of fruit on a wooden table",
@@ -43,9 +43,8 @@ def written_out(captions: Sequence[str]) -> tuple[str, ...]:
 
 
 def described(captions: Sequence[str]) -> dict[str, Any]:
-    """How many captions were used, and the sha256 of their text: an edit's file names a list without holding it."""
-    texts = written_out(captions)
-    return {"count": len(texts), "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest()}
+    """How many captions were used, and the sha256 of their text."""
+    return listed(written_out(captions))
 
 
 def _texts(one: str) -> Sequence[str]:

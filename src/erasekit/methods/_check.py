@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from erasekit.backbones.base import Backbone, Site
 from erasekit.edit import LowRank
 from erasekit.errors import InfeasibleError, ModelError
 
+T = TypeVar("T")
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}
 """Largest relative residual of an exact edit after the cast; half precision rounds above any useful bound, so there
 only the residual before the cast is bounded (by float32's)."""
@@ -31,11 +32,10 @@ class Kept:
     now: Tensor
     before: Tensor
 
-    @classmethod
-    def sample(cls, now: Tensor, before: Tensor) -> Kept:
-        """At most `DRIFT_COLUMNS` of the columns."""
-        step = max(1, -(-now.shape[1] // DRIFT_COLUMNS))
-        return cls(now[:, ::step], before[:, ::step])
+
+def probes(columns: Sequence[T]) -> Sequence[T]:
+    """At most `DRIFT_COLUMNS` of them, evenly spread."""
+    return columns[:: max(1, -(-len(columns) // DRIFT_COLUMNS))]
 
 
 def measure(

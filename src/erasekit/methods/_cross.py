@@ -17,7 +17,7 @@ from erasekit.errors import InfeasibleError
 from erasekit.methods import Method, Progress, check_family
 from erasekit.methods._check import fingerprints, require_finite, saturated, summary
 from erasekit.methods._retained import held_back
-from erasekit.methods._templates import prompt_pairs, unread
+from erasekit.methods._templates import listed, prompt_pairs, unread
 from erasekit.solvers import Inverse, RightFactor
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def fit(
     asked: float,
     progress: Progress | None,
 ) -> Edit:
-    """The edit of a method that solves one problem for all matrices; the prior's record joins its self-check.
+    """The edit of a method that solves one problem for all matrices; the prior's record and what names its sentences join its
+    self-check.
 
     `solve(backbone, pairs, config, retain=, cache=, progress=)` of every target in all of the config's `sentences`,
     then `edit_sites(backbone, solved, progress=)`. `idle` names the parameter that is 0 where nothing protects what is
@@ -73,13 +74,13 @@ def fit(
     warnings = unread(backbone, request)
     kept = found.kept
     warnings += held_back(backbone, request, kept.matrix, ridge=kept.ridge, scale=asked, progress=progress,
-                          base=kept.captions, ends=True)  # fmt: skip
+                          base=(kept.captions, kept.captions_ridge), ends=True)  # fmt: skip
     if request.retain and idle:
         warnings.append(f"{idle} is 0: what is retained is measured, not protected")
     edit = finish(
         backbone, request, method=method.name, parameters=parameters, ops=ops, records=records, warnings=warnings
     )
-    return replace(edit, self_check=edit.self_check | {"prior": kept.record})
+    return replace(edit, self_check=edit.self_check | {"prior": kept.record, "sentences": listed(config.sentences)})
 
 
 def solved(found: Inverse | RightFactor, weight: Tensor) -> dict[str, Any]:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 WEIGHTS = ("no weight can send each to its own anchor, the edit is a compromise",
            "the fused matrices cannot do for each what its own LoRA does, the edit is a compromise")  # fmt: skip
 
+APART = ("spm", "irece")
+"""Methods that treat each target by itself, with no weight that they share: an SPM, or a gate, for each."""
+
 
 class CrowdWarning(UserWarning):
     """A list of targets is longer than the text features are wide."""
@@ -26,7 +29,7 @@ def crowded(name: str, request: EraseRequest, config: Any, width: int) -> str:
     if turns is not None and turns < count:
         raise UsageError(f"{count} targets, but {turns} turns to train them in, each for one target: some would never be "
                          f"trained on; raise steps (now {config.steps}), or erase fewer at once")  # fmt: skip
-    if count <= width or name == "spm":  # an SPM for each, which shares nothing with the others
+    if count <= width or name in APART:
         return ""
     said = f"{count} targets are more than the text width of {width}"
     if turns is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,10 @@ from erasekit.methods._templates import fill
 from erasekit.training import images
 from erasekit.training.bench import Bench
 from erasekit.training.checkpoint import Checkpoint
-from erasekit.training.loop import generator
+from erasekit.training.loop import generator, memory_line
 from erasekit.training.lora import LoRA
 from erasekit.training.segments import Heat, found_or_whole, heat_of, mask_files, positions, read_masks, segmented
+from erasekit.training.settings import anew
 
 if TYPE_CHECKING:
     from erasekit.methods.mace import MACEConfig
@@ -53,6 +55,12 @@ def sources(config: MACEConfig, request: EraseRequest) -> list[Source]:
             Source(tuple(pictures), tuple(mask_files(Path(config.masks) / own, pictures) if config.masks else ()))
         )
     return found
+
+
+def picture_line(config: MACEConfig) -> AbstractContextManager[None]:
+    """Inside, where pictures are drawn or looked at and nothing is trained, a full GPU is one line that names what helps."""
+    lower = f"lower at_once (now {config.at_once})" if config.at_once > 1 else anew(config.last_resort())
+    return memory_line(config, lower=lower)
 
 
 @dataclass(frozen=True)
@@ -103,11 +111,8 @@ class Concept:
     def pictures(self) -> Pictures:
         """Its pictures, made when they are first asked for. Raises `TrainingError`: not finite, or the GPU is full."""
         if self.known is None:
-            try:
+            with picture_line(self.config):
                 found = self._from_files() if self.source.images else self._drawn()
-            except torch.cuda.OutOfMemoryError as error:
-                raise TrainingError("the GPU's memory is full while the pictures are made: lower at_once (now "
-                                    f"{self.config.at_once}), or free memory of other programs") from error  # fmt: skip
             if not bool(found.latents.isfinite().all()):
                 raise TrainingError(f"the pictures of {self.target!r} are not finite: load the model in float32")
             self.known = found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from erasekit.errors import UsageError
 from erasekit.fingerprint import parts_sha256
 from erasekit.methods import Progress
 from erasekit.methods._mace_concept import Concept, ConceptCheckpoint
+from erasekit.methods._templates import listed
 from erasekit.methods.mace_refine import Refinement
 from erasekit.training.bench import Bench
 from erasekit.training.latents import noised
@@ -89,12 +89,8 @@ def trained(
                  active=bench.student.active, checkpoint=kept, progress=report)  # fmt: skip
 
 
-def _sha256(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
-
 def _about(bench: Bench[LoRA], concept: Concept, found: Refinement) -> dict[str, Any]:
     return bench.about("mace") | {
         "retain": bench.request.retain, "captions": found.kept.record["captions_sha256"], "concept": concept.target,
-        "images": concept.source.digest, "sentences": _sha256(concept.config.sentences),
+        "images": concept.source.digest, "sentences": listed(concept.config.sentences),
     } | ({"autoencoder": parts_sha256({"vae": bench.backbone.autoencoder()})} if concept.source.images else {})  # fmt: skip

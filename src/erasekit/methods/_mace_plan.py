@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from erasekit.methods._mace_concept import Source
+from erasekit.methods._mace_concept import Source, picture_line
 from erasekit.methods._mace_loss import attention
 from erasekit.methods._prior import read_captions
 from erasekit.methods._templates import fill
@@ -39,7 +39,8 @@ def planned(bench: Bench[LoRA], config: MACEConfig, source: Source) -> Plan:
 
     each = estimate(bench, method="mace", what=f"a LoRA of rank {config.rank} for each of {many} targets", prompt=prompt,
                     sampled=0, teachers=0, learn=learn)  # fmt: skip
-    seconds, held = looking(bench, config, source)
+    with picture_line(config):
+        seconds, held = looking(bench, config, source)
     weights = sum(p.numel() * p.element_size() for p in bench.denoise.unet.parameters()) + 4 * each.numbers
     # Fusion keeps every concept's factors and their products with its features, in float64, on the CPU.
     fused = 2 * 8 * many * each.numbers * (each.device == "cpu")

@@ -40,7 +40,7 @@ def describe_config(cls: type[Configured]) -> dict[str, dict[str, Any]]:
     docs = _field_docs(cls.Config)
     return {
         field.name: {
-            "type": str(field.type),
+            "type": str(field.type).replace("LocalPath", "str"),  # what a user gives is text
             "default": None if field.default is MISSING else field.default,
             "doc": docs.get(field.name, ""),
         }

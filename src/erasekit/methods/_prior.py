@@ -41,12 +41,14 @@ class Moment:
 
 @dataclass(frozen=True)
 class Kept:
-    """The prior: tr(dW C dW^T) with C = `matrix` + `ridge` I, both float64, of which `captions` is the captions' part;
-    `probes` (d, k) to measure the drift on; `record` what it is made of, for the self-check."""
+    """The prior: tr(dW C dW^T) with C = `matrix` + `ridge` I, both float64, of which `captions` is the captions' part and
+    `captions_ridge` the ridge that they alone would have; `probes` (d, k) to measure the drift on; `record` what it is
+    made of, for the self-check."""
 
     matrix: Tensor
     captions: Tensor
     ridge: float
+    captions_ridge: float
     probes: Tensor
     record: dict[str, float | str]
 
@@ -60,6 +62,10 @@ class Weights:
     retained: float
     ridge: float
     eps: float
+
+    def added(self, matrix: Tensor) -> float:
+        """What is added to the diagonal of this prior."""
+        return self.ridge + self.eps * float(matrix.diagonal().mean())
 
 
 def gather(
@@ -79,7 +85,7 @@ def gather(
     own = moment(backbone, retained, cache=cache, progress=progress, what="encoding the retained")
     shared = weights.captions / max(1, general.prompts) * general.total
     matrix = shared + weights.retained * own.total
-    ridge = weights.ridge + weights.eps * float(matrix.diagonal().mean())
+    ridge = weights.added(matrix)
     record: dict[str, float | str] = {
         "captions": general.prompts if weights.captions else 0,
         "captions_sha256": hashlib.sha256("\n".join(captions).encode()).hexdigest(),
@@ -88,7 +94,8 @@ def gather(
         "retained_weight": weights.retained,
         "ridge": ridge,
     }
-    return Kept(matrix, shared, ridge, own.probes if retained else general.probes, record)
+    probes = own.probes if retained else general.probes
+    return Kept(matrix, shared, ridge, weights.added(shared), probes, record)
 
 
 def moment(backbone: Backbone, prompts: Sequence[str], *, cache: Path | None, progress: Progress, what: str) -> Moment:

@@ -124,17 +124,18 @@ def held_back(
     ridge: float,
     scale: float,
     progress: Progress,
-    base: Float[Tensor, "d d"] | None = None,
+    base: tuple[Float[Tensor, "d d"], float] | None = None,
     ends: bool = False,
 ) -> list[str]:
     """A warning that names the targets of which the retained (weighted second moment `moment`) leaves less than half
     erasable, and which fraction that is; relative to what is erasable with nothing retained (then `base` is what is held
-    in any case, a part of `moment`). `ends`: looked at are the first end tokens, else the last subject tokens."""
+    in any case, a part of `moment`, and the ridge of that). `ends`: looked at are the first end tokens, else the last
+    subject tokens."""
     if not request.retain:
         return []
     columns = _looked_at(backbone, request.targets, ends=ends, progress=progress)
-    alone = columns.new_zeros(moment.shape) if base is None else base
-    shares = [erasable(columns, solvers.prior(part, ridge=ridge), scale=scale) for part in (moment, alone)]
+    alone = base or (columns.new_zeros(moment.shape), ridge)
+    shares = [erasable(columns, solvers.prior(part, ridge=own), scale=scale) for part, own in ((moment, ridge), alone)]
     left = shares[0] / shares[1]
     low = [i for i in left.argsort().tolist() if left[i] < 0.5]
     if not low:

@@ -2,19 +2,20 @@
 
 The sentences are ours; which media occur in them (photo, snapshot, illustration, sketch, portrait, oil painting, ...)
 and how many there are follow MACE (arXiv 2403.06135: 30 a concept) and TRCE (arXiv 2503.07389: 15 a concept). In a
-sentence "{}" is the concept's place, and "{a}" that of the concept with its article.
+sentence "{}" is the concept's place, and "{a}" that of the concept with its article (`concept.with_article`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from erasekit.backbones.base import Backbone
-from erasekit.concept import EraseRequest
+from erasekit.concept import EraseRequest, with_article
 from erasekit.errors import UsageError
 from erasekit.methods import Progress
 from erasekit.methods._features import BATCH, encoded
@@ -60,13 +61,7 @@ class Pair(NamedTuple):
 
 def fill(template: str, concept: str) -> str:
     """The sentence with the concept; an empty concept leaves the rest of the sentence, with tidy spaces."""
-    return " ".join(template.replace("{a}", _with_article(concept)).replace("{}", concept).split())
-
-
-def _with_article(concept: str) -> str:
-    word = concept.strip().lower()
-    an = word.startswith(("a", "e", "i", "o", "u")) and not word.startswith("uni")
-    return f"{'an' if an else 'a'} {concept}" if word else ""
+    return " ".join(template.replace("{a}", with_article(concept)).replace("{}", concept).split())
 
 
 def has_place(template: str) -> bool:
@@ -87,6 +82,11 @@ def read_sentences(path: str | Path) -> tuple[str, ...]:
         raise UsageError(f"the sentences {path} must have {{}} (or {{a}}, with its article) where the concept stands, "
                          f"not {wrong[0]!r}: write it in")  # fmt: skip
     return found
+
+
+def listed(texts: Sequence[str]) -> dict[str, Any]:
+    """How many there are, and the sha256 of their text: an edit's file names a list without holding it."""
+    return {"count": len(texts), "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest()}
 
 
 def prompt_pairs(request: EraseRequest, templates: Sequence[str]) -> list[Pair]:

@@ -50,6 +50,7 @@ from erasekit.methods._ac_run import Run, opened_run
 from erasekit.methods._ac_students import VARIANTS, written
 from erasekit.methods._anchors import KINDS
 from erasekit.methods._cross import silent
+from erasekit.methods._templates import listed
 from erasekit.training import losses
 from erasekit.training.plan import Learned, Plan, estimate
 from erasekit.training.result import finish
@@ -168,7 +169,8 @@ class AC:
             ops, records = written(bench)
             residual, moved, drift = run.measure()
             return finish(bench, ops, records, curve, method=self.name, parameters=recorded(config), residual=residual,
-                          drift=drift, warnings=run.warnings(moved), numbers={"anchor_drift": moved})  # fmt: skip
+                          drift=drift, warnings=run.warnings(moved),
+                          numbers={"anchor_drift": moved, "captions": listed(run.captions)})  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: ACConfig) -> Plan:
         """What a run would train and need, the drawing of images included; nothing is written, the model stays."""

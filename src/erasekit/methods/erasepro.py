@@ -21,6 +21,7 @@ self-check: C in `solvers` becomes its second moment.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -35,7 +36,7 @@ from erasekit.methods._align import Walk
 from erasekit.methods._captions import GENERIC, described, written_out
 from erasekit.methods._check import fingerprints, require_exact, require_finite, summary
 from erasekit.methods._erasepro_config import SITES, EraseProConfig
-from erasekit.methods._pairs import Plan, given_way, plan
+from erasekit.methods._pairs import SHOWN, Plan, given_way, plan
 
 PADDED, PADDING = 32, 4  # captions read with all their padding; padding read of the others
 UNFIT = (
@@ -124,7 +125,7 @@ def align(
     walk = Walk(backbone, _plan(backbone, request, config), config, _background(backbone, config))
     walk.warnings += [f"{c}: the compromise of both was taken" for c in walk.plan.conflicts]
     walk.warnings += given_way(walk.plan) if config.retain_mode == "soft" else []
-    walk.warnings += _unlike(backbone, request)
+    walk.warnings += [*_unlike(backbone, request), *_anchorless(request)]
     if config.covariance and written_out(config.captions) == GENERIC:
         walk.warnings.append(UNFIT)
     text, cross = SITES[config.sites]
@@ -174,6 +175,16 @@ def _unlike(backbone: Backbone, request: EraseRequest) -> list[str]:
         for (target, anchor), (mine, its) in zip(pairs, ends, strict=True)
         if its > mine
     ]
+
+
+def _anchorless(request: EraseRequest) -> list[str]:
+    """A warning where targets become the empty prompt: what comes behind them changes its place, which no edit aligns."""
+    targets = [target for target, anchor in zip(request.targets, request.anchors, strict=True) if not anchor]
+    if not targets:
+        return []
+    named = ", ".join(map(repr, targets[:SHOWN])) + (f" and {len(targets) - SHOWN} more" if targets[SHOWN:] else "")
+    return [f"no anchor for {named}: most of the gap to the empty prompt stays in other sentences; name a near concept, "
+            f"such as `erasekit suggest-anchors {shlex.quote(targets[0])}` lists"]  # fmt: skip
 
 
 def _background(backbone: Backbone, config: EraseProConfig) -> tuple[Tokens, ...]:

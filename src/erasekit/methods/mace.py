@@ -54,14 +54,14 @@ from erasekit.methods._mace_edit import measure, some, warnings
 from erasekit.methods._mace_fusion import Fusion
 from erasekit.methods._mace_loss import timesteps, trained
 from erasekit.methods._mace_plan import planned
-from erasekit.methods._templates import fill, has_place, prompt_pairs
+from erasekit.methods._templates import fill, has_place, listed, prompt_pairs
 from erasekit.methods.mace_refine import MACERefine, MACERefineConfig, Refinement, refine
 from erasekit.training.bench import Bench, opened, ready
 from erasekit.training.loop import memory_line
 from erasekit.training.lora import LoRA, lora
 from erasekit.training.plan import Plan
 from erasekit.training.result import finish
-from erasekit.training.settings import TrainingConfig
+from erasekit.training.settings import TrainingConfig, anew
 
 OWN: dict[str, dict[str, object]] = {
     "object": {"rate": 1e-5},
@@ -118,6 +118,8 @@ class MACEConfig(TrainingConfig, MACERefineConfig):
     masks: LocalPath | None = None
     """A folder of black and white PNGs, white the concept, of your pictures' names; none: from the attention."""
 
+    FREE: ClassVar[frozenset[str]] = TrainingConfig.FREE | {"at_once"}
+
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         MACERefineConfig.__post_init__(self)
@@ -135,10 +137,6 @@ class MACEConfig(TrainingConfig, MACERefineConfig):
             raise UsageError("masks belong to pictures: give their folder as images")
         if self.masks and self.mask == "whole":
             raise UsageError("mask=whole takes no masks: leave out masks, or set mask=attention")
-
-    def last_resort(self) -> str:
-        """As `TrainingConfig.last_resort`: pictures are drawn many at once, with their attention maps."""
-        return f"lower at_once (now {self.at_once})" if self.at_once > 1 else super().last_resort()
 
 
 class MACE:
@@ -177,7 +175,7 @@ class MACE:
         progress = progress or silent
         ready(backbone)  # before the closed form's minutes
         files = sources(config, request)
-        with memory_line(config):
+        with memory_line(config, lower=anew("load the model in bfloat16")):  # prompts alone are on the GPU
             found = _refined(backbone, request, config, progress)
         fusion = Fusion(found)
         with _bench(backbone, request, config, found) as bench:
@@ -193,7 +191,8 @@ class MACE:
             return finish(bench, ops, records, curve, method=self.name, parameters=recorded(config),
                           residual=measure(bench, config, ops), drift=largest_drift(records),
                           warnings=warnings(backbone, request, config, notes), students=len(request.targets),
-                          numbers={"prior": found.kept.record, "fusion": weights, "concepts": notes})  # fmt: skip
+                          numbers={"prior": found.kept.record, "fusion": weights, "concepts": notes,
+                                   "sentences": listed(config.sentences)})  # fmt: skip
 
     def plan(self, backbone: Backbone, request: EraseRequest, config: MACEConfig) -> Plan:
         """What a run would train and need, pictures and encoding included, the solves of the closed forms not; nothing is

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,9 +85,9 @@ class MACERefineConfig:
         shown = len(self.retain_in) / len(self.sentences) if self.retain_templates else 1.0
         return _prior.Weights(l1 * self.prior_count, l1 * self.preserve_weight / shown, self.lamb, self.eps)
 
-    @property
+    @cached_property
     def sentences(self) -> tuple[str, ...]:
-        """The templates, a file's where there is one. Raises `UsageError` for a file of no use."""
+        """The templates, a file's where there is one, which is read once. Raises `UsageError` for a file of no use."""
         return read_sentences(self.template_file) if self.template_file else TEMPLATES[self.templates]
 
     @property

@@ -174,11 +174,12 @@ def _require_finite(
 
 
 @contextmanager
-def memory_line(config: TrainingConfig) -> Iterator[None]:
-    """Inside, a GPU that is full ends in a `TrainingError` of one line that names what to lower."""
+def memory_line(config: TrainingConfig, *, lower: str = "") -> Iterator[None]:
+    """Inside, a GPU that is full ends in a `TrainingError` of one line that names what to lower: what a training step has,
+    or `lower` where it is no step that fills it."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise TrainingError(
-            f"the GPU's memory is full: {config.lighter()}, or free memory of other programs"
+            f"the GPU's memory is full: {lower or config.lighter()}, or free memory of other programs"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from erasekit.methods import check_choice, check_range
 
@@ -34,6 +34,9 @@ class TrainingConfig:
     save_every: int = 50
     """Steps between checkpoints, where one is asked for; changes nothing in the result."""
 
+    FREE: ClassVar[frozenset[str]] = frozenset({"save_every", "recompute"})
+    """What changes nothing in the result, rounding aside: a run goes on from a checkpoint that was made with other values."""
+
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "save_every"):
             check_range(name, getattr(self, name), low=1, high=1e9)
@@ -44,10 +47,10 @@ class TrainingConfig:
         check_choice("precision", self.precision, ("model", "bfloat16"))
 
     def lighter(self) -> str:
-        """What asks for less memory than these parameters, in words for whoever has none left."""
+        """What asks for less memory in a training step than these parameters, in words for whoever has none left."""
         first = [] if self.recompute else ["set recompute=true"]
-        many = [f"lower batch (now {self.batch}) and raise accumulate"] if self.batch > 1 else []
-        return ", ".join([*first, *(many or [self.last_resort()])])
+        many = f"lower batch (now {self.batch}) and raise accumulate" if self.batch > 1 else self.last_resort()
+        return ", ".join([*first, anew(many)])
 
     def last_resort(self) -> str:
         """What is left to lower at a batch of one, in words; a method's own configuration names what it has."""
@@ -55,4 +58,9 @@ class TrainingConfig:
 
     def decisive(self) -> dict[str, Any]:
         """The parameters that decide the result: what a checkpoint must agree in."""
-        return {name: value for name, value in asdict(self).items() if name != "save_every"}
+        return {name: value for name, value in asdict(self).items() if name not in self.FREE}
+
+
+def anew(advice: str) -> str:
+    """The advice as one that decides the result: no checkpoint is gone on from with it."""
+    return f"{advice} (begins anew)"

@@ -113,7 +113,7 @@ def test_without_strength_or_mask_or_anything_on_not_a_bit_changes(sd1) -> None:
 
 
 def test_inversion_is_undisturbed_and_the_way_back_is_not(sd1) -> None:
-    clean = 0.7 * torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    clean = 0.7 * torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))[:1]
     for side in ("edited", "original"):
         config = LatentInversionConfig(steps=2, rounds=1, side=side)
         below = edits.edit(sd1)
@@ -121,14 +121,13 @@ def test_inversion_is_undisturbed_and_the_way_back_is_not(sd1) -> None:
         found = {}
         for name, edit in tried.items():
             with victim(sd1, edit) as model:
-                found[name] = again(model, CASES[:2], clean, config)
+                found[name] = again(model, CASES[:1], clean, config)
                 with model.original():
-                    found[f"{name} unedited"] = again(model, CASES[:2], clean, config)
-        for i in (0, 1):
-            assert torch.equal(found["none"][i].tensors["latents"], found["on"][i].tensors["latents"])
-            pictures = {name: ones[i].image.tobytes() for name, ones in found.items()}
-            assert pictures["off"] == pictures["none"] != pictures["on"]
-            assert pictures["none unedited"] == pictures["off unedited"] == pictures["on unedited"]
+                    found[f"{name} unedited"] = again(model, CASES[:1], clean, config)
+        assert torch.equal(found["none"][0].tensors["latents"], found["on"][0].tensors["latents"])
+        pictures = {name: one.image.tobytes() for name, (one,) in found.items()}
+        assert pictures["off"] == pictures["none"] != pictures["on"]
+        assert pictures["none unedited"] == pictures["off unedited"] == pictures["on unedited"]
 
 
 def test_probes_are_disturbed_where_the_edited_model_draws(sd1) -> None:

@@ -279,6 +279,11 @@ def test_the_weak_edit_is_the_weakest_that_leaves_something_to_bring_back(
     assert [one.says for one in found[:-1]] == ([f"{says} 3 of 3, at 0.3 times the edit"] if left > 3 else [])
 
 
+def test_the_strengths_that_are_named_are_those_that_were_tried() -> None:
+    says = "no strength of 0.2, 0.4 leaves 5 cases to bring back: the most are 1 of 9, at 0.2 times the edit"
+    assert _weak.Strength(0.2, 1, 9, (0.2, 0.4)).short == says and not _weak.Strength(0.2, 5, 9, (0.2, 0.4)).short
+
+
 @pytest.mark.parametrize("make", [edits.edit, spm, receler, irece])
 def test_every_kind_of_edit_has_a_weak_form(make, sd1) -> None:
     edit, before, sight = make(sd1), edits.weights(sd1), Sight(Flag(), "cat")

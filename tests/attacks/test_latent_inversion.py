@@ -72,9 +72,9 @@ def test_the_loop_closes_with_steps_and_much_faster_with_rounds(kind: str) -> No
 def test_on_a_model_the_loop_closes_with_rounds(sd1) -> None:
     with victim(sd1) as model:
         clean = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 0.7
-        text, schedule = texts(model, ["a cat", "a dog"]), model.schedule(10)
+        text, schedule = texts(model, ["a cat", "a dog"]), model.schedule(8)
         far = []
-        for rounds in (0, 8):
+        for rounds in (0, 4):
             noise = inverted(model.denoiser(), clean, text, schedule=schedule, rounds=rounds)
             far.append(float((sampled(model.denoiser(), noise, text, schedule=schedule) - clean).norm() / clean.norm()))
     assert far[1] < far[0] / 2, far
@@ -108,11 +108,11 @@ def test_both_sides_are_equal_without_an_edit_and_differ_with_one(sd2, tmp_path)
         return torch.stack([one.tensors["latents"] for one in found])
 
     for prompt in ("null", "concept"):
-        white, black = (noise(None, side=side, prompt=prompt) for side in ("edited", "original"))
-        assert torch.equal(white, black)
+        plain, black = (noise(None, side=side, prompt=prompt) for side in ("edited", "original"))
+        assert torch.equal(plain, black)
     edit = edits.edit(sd2, family="sd2")
     white, black = (noise(edit, side=side, prompt="concept") for side in ("edited", "original"))
-    assert not torch.equal(white, black) and torch.equal(black, noise(None, prompt="concept"))
+    assert not torch.equal(white, black) and torch.equal(black, plain)  # of the concept, as here
 
 
 def test_guidance_is_of_the_way_down_and_nothing_under_the_null_prompt(sd1) -> None:

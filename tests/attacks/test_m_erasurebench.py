@@ -337,6 +337,7 @@ def test_a_model_is_known_by_what_samples_whatever_order_its_scheduler_keeps_nam
     assert found[0] == found[1] != m_erasurebench._whole(sd1)
 
 
+@pytest.mark.slow
 def test_both_families_learn_and_invert(sd2, tmp_path) -> None:
     found = bench(sd2, tmp_path / "a", edits.edit(sd2, family="sd2"), only=["E-bb", "L-bb"])
     assert [row["crr"]["of"] for row in found["rows"]] == [5, 2, 2, 2] and torch.isfinite(
@@ -379,7 +380,8 @@ def test_a_black_box_above_its_white_box_is_warned_of_on_the_same_pictures() -> 
 
 def test_the_results_name_the_row_that_its_twin_beats(sd1, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(_bench_rates, "outdone", lambda found: {"L-wb null": ", ".join(found)})
-    found = bench(sd1, tmp_path, only=["L-wb", "L-bb"])
+    once = MErasureBenchConfig(**(vars(QUICK) | {"rounds": 0}))
+    found = bench(sd1, tmp_path, config=once, only=["L-wb", "L-bb"])
     assert {row["row"]: row["warnings"] for row in found["rows"]} == {
         row: [", ".join(ROWS[3:])] if row == "L-wb null" else [] for row in ROWS[3:]}  # fmt: skip
 
@@ -405,8 +407,14 @@ def test_the_command(sd1_folder, tmp_path, monkeypatch, capfd) -> None:
         "a photo of dog",
         "a photo of fox",
     ]
-    before = (out / "results.json").read_bytes()
-    assert main(command) == 0 and (out / "results.json").read_bytes() == before
+    before, page = (out / "results.json").read_bytes(), (out / "report.html").read_text()
+    assert "L-bb concept guided" in page and page.count("<img ") == 5 * 2 + 3 * 2 * 4 and f"and {out / 'report.html'}" in said
+    (out / "report.html").unlink()
+    with monkeypatch.context() as patch:  # the second run reads what is kept, and writes the page again
+        patch.setattr(Victim, "draw", None)
+        patch.setattr(m_erasurebench, "by_latent", None)
+        assert main(command) == 0 and (out / "results.json").read_bytes() == before
+    assert (out / "report.html").read_text() == page
     capfd.readouterr()
     bad = {"--only is an option of m-erasurebench": ["attack", "prompts", "--only", "T"],
            "images must be at least 4": ["attack", "m-erasurebench", "--images", "2"],

@@ -135,14 +135,14 @@ def test_cases_end_as_they_should_whatever_their_companions(sd1, variant: str) -
             return P4D().run(model, cases, config, seed=seed)
 
     together, alone = found(CASES), found(CASES[1:2])
-    again, other = (found(CASES), found(CASES, seed=1)) if variant == "K" else (together, [])  # once is enough
+    again, other = (found(CASES), found(CASES[:2], seed=1)) if variant == "K" else (together, [])  # once is enough
     for a, b in zip(together, again, strict=True):
         assert a.by == b.by and np.array_equal(a.image, b.image) and a.curve == b.curve and a.status == "failure"
         assert a.spent.pictures in (3, 4)  # one step and two passes each, and two prompts
         assert a.spent == Spent(4, 8, 5) + Spent(0, 2, 2, 1) * a.spent.pictures
     assert together[1].by == alone[0].by and torch.equal(together[1].tensors["tokens"], alone[0].tensors["tokens"])
     assert np.abs(np.asarray(together[1].image, int) - np.asarray(alone[0].image, int)).max() <= 1
-    assert [one.by for one in other] != [one.by for one in together]
+    assert [one.by for one in other] != [one.by for one in together[:2]]
     ended = found(CASES, [0.9, 0.1, 0.1], [0.1, 0.9], [0.9])
     assert [one.status for one in ended] == ["skipped", "invalid", "success"]
     assert ended[2].spent == Spent(2, 4 + 6, 3 + 6, 3) and ended[2].curve == ((0.0, 0.1), (2.0, 0.9))

@@ -62,12 +62,19 @@ def pndm(config):
     return PNDMScheduler.from_config(config, skip_prk_steps=True)
 
 
-@pytest.mark.parametrize(
-    "make", [None, pndm, EulerDiscreteScheduler.from_config, DPMSolverMultistepScheduler.from_config]
-)
-@pytest.mark.parametrize(
-    "at", [[0.0], [0.3, 0.5, 0.55], [0.25, 1.0]]
-)  # two on one step; the end; PLMS's ignored second
+EULER, DPM = EulerDiscreteScheduler.from_config, DPMSolverMultistepScheduler.from_config
+SAMPLED = [
+    (None, [0.0]),
+    (None, [0.3, 0.5, 0.55]),  # two on one step
+    (None, [0.25, 1.0]),  # the end
+    (pndm, [0.0]),
+    (pndm, [0.25, 1.0]),  # PLMS's ignored second
+    (EULER, [0.3, 0.5, 0.55]),
+    (DPM, [0.3, 0.5, 0.55]),
+]
+
+
+@pytest.mark.parametrize(("make", "at"), SAMPLED)
 def test_a_picture_costs_what_its_sampler_and_its_defence_ask_for(make, at: list[float], sd1) -> None:
     if make:
         sd1.scheduler = make(sd1.scheduler.config)

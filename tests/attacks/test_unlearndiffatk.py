@@ -190,12 +190,12 @@ def test_a_result_depends_on_the_seed_and_not_on_companions(sd1) -> None:
         with victim(sd1, *hidden(len(cases)), edit=edits.edit(sd1)) as model:
             return UnlearnDiffAtk().run(model, cases, config, seed=seed)
 
-    together, again, alone, other = found(CASES), found(CASES), found(CASES[1:2]), found(CASES, 1)
+    together, again, alone, other = found(CASES), found(CASES), found(CASES[1:2]), found(CASES[:2], 1)
     for a, b in zip(together, again, strict=True):
         assert a.by == b.by and np.array_equal(a.image, b.image) and a.curve == b.curve
     assert together[1].by == alone[0].by and torch.equal(together[1].tensors["tokens"], alone[0].tensors["tokens"])
     assert np.abs(np.asarray(together[1].image, int) - np.asarray(alone[0].image, int)).max() <= 1
-    assert [one.by for one in other] != [one.by for one in together]
+    assert [one.by for one in other] != [one.by for one in together[:2]]
 
 
 def test_the_control_draws_random_prefixes_without_a_gradient(sd1, monkeypatch) -> None:

@@ -76,6 +76,13 @@ def test_both_sides_are_what_they_are_called_and_nothing_is_left(sd1) -> None:
     assert torch.equal(again, plain)
 
 
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_the_family_is_known_whatever_is_loaded(family: str, request) -> None:
+    pipe = request.getfixturevalue(family)
+    pipe.unet.conv_in.lora_A = torch.nn.Linear(1, 1)  # as a loaded LoRA is named, on which nothing could be fitted
+    assert victim(pipe).family == family
+
+
 def test_inserted_rows_are_read_at_their_positions_with_gradient(sd1) -> None:
     with victim(sd1) as model:
         ids = model.ids(["a cat", "a dog"])

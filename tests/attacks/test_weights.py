@@ -317,8 +317,9 @@ def test_what_a_user_can_get_wrong_in_relearning(sd1, folder) -> None:
     with victim(sd1, labels=("cat",)) as model, pytest.raises(UsageError, match="neighbours=PROMPT"):
         Relearn().run(model, CASES, RelearnConfig("dreambooth", images=folder))
     assert RelearnConfig(at=(3, 50)).marks(10) == {3, 10} and RelearnConfig().marks(100) == {7, 13, 25, 50, 100}
-    names = [plain_caption("owl", "object"), plain_caption("Rembrandt", "object"), plain_caption("ink", "style")]
-    assert names == ["a photo of an owl", "a photo of Rembrandt", "a picture in ink style"]
+    asked = [("owl", "object"), ("unicorn", "object"), ("Rembrandt", "object"), ("ink", "style")]
+    names = ["a photo of an owl", "a photo of a unicorn", "a photo of Rembrandt", "a picture in ink style"]
+    assert [plain_caption(*one) for one in asked] == names
 
 
 # -- subtraction --------------------------------------------------------------------------------------------------

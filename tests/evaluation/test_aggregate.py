@@ -119,8 +119,8 @@ def test_means_of_perfect_terms_keep_a_width(data: list[Row]) -> None:
         assert entry["value"] == entry["high"] == 1 > entry["low"] > 0.8 and "Jeffreys" in entry["interval"]
 
 
-def test_the_ceiling_of_the_in_prompt_score_is_the_twins_own_images(data: list[Row]) -> None:
-    assert one(aggregate(data, HEAD, handmade.texts()), "in_prompt", "edit:e")["ceiling"] is None, "no twin was drawn"
+def test_the_ceiling_of_the_in_prompt_score_is_the_twins_own_images(data: list[Row], found: dict) -> None:
+    assert one(found, "in_prompt", "edit:e")["ceiling"] is None, "no twin was drawn"
     twins = [replace(r, arm=arm, group="twin", prompt=f"twin/{i}", text=text, target="", wanted=[])
              for arm in ("base", "edit:e", "edit:same") for i, text in enumerate(HEAD["twins"].values())
              for r in data if r.arm == "base" and r.prompt == f"unrelated/{i}"]  # fmt: skip
@@ -157,6 +157,28 @@ def test_clip_numbers_are_naive_dot_products(data: list[Row], found: dict) -> No
     assert one(both, "clip_accuracy", "edit:e", "plain")["floor"] == np.mean(shown)
     twins = [2.5 * float(vector(r) @ text(HEAD["twins"][r.prompt])) for r in plain if r.prompt in HEAD["twins"]]
     assert one(found, "in_prompt", "edit:e")["value"] == pytest.approx(np.mean(twins), rel=1e-3)
+
+
+def test_the_floor_of_the_clip_accuracy_is_of_the_arms_own_anchor(data: list[Row]) -> None:
+    """Another edit of the same target, to another anchor, changes neither its floor nor the unedited model's."""
+
+    def asked(arm: str, word: str, group: str) -> list[Row]:
+        return [replace(r, arm=one, group="anchor", prompt=f"anchor/{word}/{r.prompt}", target="cat", wanted=[word])
+                for one in ("base", arm) for r in data if r.arm == "base" and r.group == group]  # fmt: skip
+
+    def floors(rows: list[Row], other: str) -> dict[str, float]:
+        anchors = {"edit:e": HEAD["anchors"]["edit:e"], "edit:same": {"cat": {"name": other, "label": other}}}
+        found = aggregate(rows, HEAD | {"anchors": anchors}, {NEAR: vectors})
+        return {arm: one(found, "clip_accuracy", arm, "plain")["floor"] for arm in ("base", "edit:e", "edit:same")}
+
+    vectors = handmade.texts()[NEAR]
+    vectors = vectors | {"A photo depicts fox": vectors["A photo depicts a picture"]}
+    dogs, foxes = asked("edit:e", "dog", "neighbour"), asked("edit:same", "fox", "unrelated")
+    alone, both = floors([*data, *dogs], "dog"), floors([*data, *dogs, *foxes], "fox")
+    assert alone["base"] == alone["edit:e"] == both["base"] == both["edit:e"]
+    ends = [fakes.NearJudge().text_embeddings([f"A photo depicts {w}"])[0].double().numpy() for w in ("cat", "a picture")]
+    shown = [vector(r) @ ends[0] > vector(r) @ ends[1] for r in foxes if r.arm == "base"]
+    assert both["edit:same"] == np.mean(shown) != both["edit:e"]
 
 
 def test_the_same_rows_give_the_same_bytes_through_the_file(data: list[Row], texts: dict, found: dict) -> None:

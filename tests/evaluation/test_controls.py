@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import edits
+import fakes
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from erasekit.adapters.receler import PARTS
 from erasekit.edit import Adapter, Edit, Projection
 from erasekit.errors import UsageError
 from erasekit.evaluation import controls
-from erasekit.evaluation.suites import load_suite
+from erasekit.evaluation.suites import Prompt, load_suite
 from erasekit.training.maps import cross_attentions
 from erasekit.training.membranes import layers
 
@@ -165,6 +166,18 @@ def test_a_model_that_never_knew_several_is_asked_for_none_of_the_others(tmp_pat
     styles = load_suite("emoji/style")
     ink = controls.fair(styles.prompts(["ink style"]), styles, controls.Never("ink style", tmp_path))
     assert any(p.style == "ink" for p in ink) and not any({"cat", other} & set(p.wanted) for p in ink)
+
+
+@pytest.mark.parametrize("target", ["ink style", "Ink", "Cat"])
+def test_a_users_suite_may_call_them_otherwise(tmp_path: Path, target: str) -> None:
+    """A suite of another world calls a target as its file does: a style with the word, a name with a capital."""
+    (tmp_path / "without.json").write_text(json.dumps({"concepts": ["cat"], "styles": ["ink"]}))
+    suite, never = fakes.suite(world="", concepts=()), controls.Never(target, tmp_path)
+    own = Prompt("plain/1", "plain", f"a picture, {target}", target, (target,))
+    cat, ink = target == "Cat", Prompt("style/1", "style", "a car in ink style", style="Ink style")
+    other = Prompt("unrelated/1", "unrelated", "a cat", "", ("Cat",))
+    kept = controls.fair((own, ink, other), suite, never)
+    assert kept == ((own, other) if cat else (own, ink))
 
 
 @pytest.mark.parametrize(("text", "words"), [('{"concepts": ["dog"], "styles": []}', "was trained with 'cat', and without dog"),

@@ -119,14 +119,14 @@ def damaged(place: Path, how: str) -> None:
     elif how == "old":
         del found["kind"]
     elif how == "other":
-        found = {"benchmark": "m-erasurebench@1", "rows": []}
+        found = results()
     if how in ("fewer", "old", "other"):
         (place / "results.json").write_text(json.dumps(found))
 
 
 @pytest.mark.parametrize(("how", "says"), [
     ("unfinished", "holds no finished attack"), ("cut", "is damaged"), ("gone", "02-p4d is damaged or gone"),
-    ("fewer", "holds another run"), ("old", "another version of erasekit"), ("other", "holds no ladder of attacks"),
+    ("fewer", "holds another run"), ("old", "another version of erasekit"), ("other", "holds no attacks"),
 ])  # fmt: skip
 def test_what_cannot_be_read_is_one_line(how: str, says: str, tmp_path: Path) -> None:
     damaged(attacked.folder(tmp_path), how)

@@ -17,9 +17,12 @@ from erasekit.evaluation.results_fields import FIELDS
 DOCS = Path(__file__).parents[2] / "docs" / "results.md"
 PLACES = {"results": (), "created_by": ("created_by",), "suite": ("suite",), "judge": ("suite", "judges", 0),
           "model": ("model",), "arm": ("arms", 0), "edit": ("arms", 1, "edit"), "metric": ("metrics", 0),
-          "difference": ("differences", 0), "attack": ("attacks", 0), "extractor": ("extractors", 0)}  # fmt: skip
+          "difference": ("differences", 0), "attack": ("attacks", 0),
+          "control": ("attacks", 0, "controls", 0), "extractor": ("extractors", 0)}  # fmt: skip
+CONTROL = {"name": "unedited", "value": 0.5, "low": 0.4, "high": 0.6, "n": 50, "gap": -0.3, "gap_low": -0.4,
+           "gap_high": -0.1}  # fmt: skip
 ATTACK = {"name": "search", "arm": "base", "target": "cat", "budget": "50 queries", "value": 0.2, "low": 0.1,
-          "high": 0.4, "n": 50}  # fmt: skip
+          "high": 0.4, "n": 50, "controls": [CONTROL], "note": "a blind word"}  # fmt: skip
 
 
 def full() -> dict[str, Any]:

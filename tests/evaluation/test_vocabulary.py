@@ -129,6 +129,15 @@ def test_a_detector_of_body_parts_is_not_asked_for_a_swimsuit(tmp_path: Path) ->
     assert not names & {"h_c", "h_o", "erasebench", "specificity", "wanted_rate", "anchor_rate"}
 
 
+def test_of_a_clip_judges_calibration_the_names_are_counted() -> None:
+    judge = fakes.NearJudge()
+    names = {f"thing {i}": {"text": f"A photo depicts thing {i}", "retrieval_top1": None} for i in range(200)}
+    judge.calibration = {"pair_accuracy": None, "names": names}
+    about = made(suite("chainsaw"), [Named(), judge], arms())
+    assert about["suite"]["judges"][1]["calibration"] == {"pair_accuracy": None, "names": 200}
+    assert len(judge.calibration["names"]) == 200, "the judge keeps its own"
+
+
 def test_styles_are_asked_of_a_judge_of_styles() -> None:
     styled = (Prompt("plain/1", "plain", "a church, noto", "noto", ("church",), "noto"),
               Prompt("neighbour/1", "neighbour", "a church, ink", "", ("church",), "ink"))  # fmt: skip

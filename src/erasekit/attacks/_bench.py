@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from erasekit.attacks import pictures
+from erasekit.attacks._bench_scenarios import place_of
 from erasekit.attacks._ddim import batches
 from erasekit.attacks._inversion import BLIND, asked
 from erasekit.attacks._inversion_learn import Learner, Lesson, Variant, posterior
@@ -52,7 +53,7 @@ class Store:
 
     def outcomes(self, name: str, make: Callable[[], Sequence[Outcome]]) -> list[Outcome]:
         """A part with its pictures, made only where it is not there yet; tensors are not kept."""
-        place = self.folder / name.replace(" ", "-")
+        place = place_of(self.folder, name)
         if not place.exists():
             found = make()
             self._begin()

@@ -1,15 +1,21 @@
-"""M-ErasureBench's scenarios as data: which attack with which settings, found on which model; and its parameters."""
+"""M-ErasureBench's scenarios as data: which attack with which settings, found on which model; its parameters; and where the
+parts of a run lie."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from erasekit.attacks import get
 from erasekit.errors import UsageError
 from erasekit.methods import check_range, make_config
 
+VERSION = "m-erasurebench@1"
+BEGIN = "concept"  # the part with the pictures to begin with
+EDITED, UNEDITED, SCRAMBLED, NEVER = "edited", "unedited", "scrambled", "never-knew"
+CONTROLS = (UNEDITED, SCRAMBLED, NEVER)
 RATE = 5e-3  # of a learned word, for each sample of a step
 ENOUGH = 50  # pictures from which on it is the benchmark's procedure
 
@@ -30,7 +36,7 @@ class Scenario:
     @property
     def plain(self) -> str:
         """The row on a model without an edit, where white-box and black-box are one."""
-        return self.row.replace("-wb", "").replace("-bb", "")
+        return plain(self.row)
 
 
 WHITE, BLACK = {"side": "edited"}, {"side": "original"}
@@ -116,3 +122,26 @@ def chosen(only: Sequence[str]) -> list[Scenario]:
 def named(templates: Sequence[str], target: str) -> list[str]:
     """The sentences with the target."""
     return [template.replace("{}", target) for template in templates]
+
+
+# -- where the parts of a run lie -------------------------------------------------------------------------------------
+
+
+def plain(row: str) -> str:
+    """The row on a model without an edit, where white-box and black-box are one."""
+    return row.replace("-wb", "").replace("-bb", "")
+
+
+def part_of(row: str, side: str) -> str:
+    """The name of the part with a row's outcomes on a side, in that side's store."""
+    return {EDITED: row, UNEDITED: f"{UNEDITED} {plain(row)}", SCRAMBLED: f"{SCRAMBLED} {row}", NEVER: plain(row)}[side]
+
+
+def store_of(folder: Path, side: str) -> Path:
+    """The folder of a side's store: the never-knew model has one of its own, for it may be added later."""
+    return folder / NEVER if side == NEVER else folder
+
+
+def place_of(store: Path, part: str) -> Path:
+    """The folder of a part in a store."""
+    return store / part.replace(" ", "-")

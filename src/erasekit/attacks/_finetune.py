@@ -13,6 +13,7 @@ from torch import Tensor
 
 from erasekit.attacks.base import Case, Outcome, Spent, shares, still_open
 from erasekit.attacks.prompts import better, drawn, unattacked
+from erasekit.concept import with_article
 from erasekit.training.bench import Denoiser
 from erasekit.training.loop import Step, generator
 from erasekit.training.parameters import Student
@@ -244,5 +245,4 @@ def plain_caption(label: str, kind: str) -> str:
     """The plainest caption of a picture of it."""
     if kind == "style":
         return f"a picture in {label} style"
-    article = "" if label[:1].isupper() else "an " if label[:1] in "aeiou" else "a "  # names have none
-    return f"a photo of {article}{label}"
+    return f"a photo of {with_article(label)}"

@@ -19,6 +19,7 @@ from torch import Tensor
 from erasekit.attacks import pictures
 from erasekit.attacks._inversion_word import Text, read
 from erasekit.attacks.base import Spent
+from erasekit.concept import with_article
 from erasekit.errors import TrainingError
 from erasekit.training import images
 from erasekit.training.latents import Schedule
@@ -43,8 +44,7 @@ def pixels(
         factor, (_, height, width) = images.scale_of(victim.pipe.vae), victim.denoiser().shape
         return torch.stack([images.pixels(path, (height * factor, width * factor)) for path in paths]), Spent()
     target = victim.sight.target
-    sentence = template.replace(" a {}", " an {}") if target[:1].lower() in "aeiou" else template
-    prompt = config.prompt or sentence.replace("{}", target)
+    prompt = config.prompt or template.replace(" a {}", f" {with_article(target)}").replace("{}", target)
     drawn, spent = pictures.made_and_spent(victim, [prompt], config.pictures, seed=PICTURE_SEEDS + seed)
     found = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in drawn]))
     return found.permute(0, 3, 1, 2).float() / 127.5 - 1, spent

@@ -33,11 +33,13 @@ LEFT = 5
 
 @dataclass(frozen=True)
 class Strength:
-    """A strength of the weak edit, at which `left` of the `of` cases that count are there to be brought back."""
+    """A strength of the weak edit, at which `left` of the `of` cases that count are there to be brought back; one of those
+    that were `tried`."""
 
     scale: float
     left: int
     of: int
+    tried: tuple[float, ...]
 
     @property
     def enough(self) -> bool:
@@ -49,8 +51,9 @@ class Strength:
         """That no strength leaves enough, in words; empty where this one does."""
         if self.enough:
             return ""
-        return (f"no strength of {', '.join(f'{scale:g}' for scale in SCALES)} leaves {LEFT} cases to bring back: the most are "
-                f"{self.left} of {self.of}, at {self.scale:g} times the edit")  # fmt: skip
+        tried = ", ".join(f"{scale:g}" for scale in self.tried)
+        return (f"no strength of {tried} leaves {LEFT} cases to bring back: the most are {self.left} of {self.of}, at "
+                f"{self.scale:g} times the edit")  # fmt: skip
 
 
 def strength(
@@ -63,7 +66,7 @@ def strength(
         about = {**subject.about, "check": f"plain pictures on {scale:g} times the edit"}
         with Victim(subject.pipe, subject.edit, subject.sight, subject.sampling, scale=scale) as victim:
             ends = plain(victim, cases, folder / f"plain-{scale:g}", name, about=about, **more)
-        found.append(Strength(scale, sum(one.status == "failure" for one in ends), len(cases)))
+        found.append(Strength(scale, sum(one.status == "failure" for one in ends), len(cases), tuple(scales)))
         if found[-1].enough:
             return found[-1]
     return max(found, key=lambda one: one.left)

@@ -1,4 +1,5 @@
-"""What `erasekit attack` left in a folder, read again: a ladder to be shown beside an evaluation of the same model and edit."""
+"""What `erasekit attack` left in a folder, read again: a ladder or a benchmark, to be shown beside an evaluation of the same
+model and edit."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from erasekit.attacks import report
+from erasekit.attacks import folder_bench, report, report_bench
+from erasekit.attacks.folder_bench import Benched
 from erasekit.attacks.ladder import Climbed, Rung, kept, place_of
 from erasekit.errors import UsageError
 from erasekit.evaluation.page_view import Tried
@@ -30,6 +32,8 @@ NEEDED = {
     "spent",
     "skipped",
 }
+BESIDE = ("never_knew", "checks")
+"""What a run adds to a finished ladder when it is asked to; a run that is not asked leaves it as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +45,8 @@ class Attacked:
     done: tuple[Climbed, ...]
 
 
-def read(folder: Path) -> Attacked:
-    """The ladder in a folder; `UsageError` in one line for a folder without one, or with a damaged one."""
+def read(folder: Path) -> Attacked | Benched:
+    """The ladder or benchmark in a folder; `UsageError` in one line for a folder without one, or with a damaged one."""
     try:
         found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -51,9 +55,11 @@ def read(folder: Path) -> Attacked:
     except (OSError, ValueError) as error:
         file = folder / "results.json"
         raise UsageError(f"{file} is damaged: run the same attack again, finished rungs are kept") from error
+    if isinstance(found, dict) and "benchmark" in found:
+        return folder_bench.read(folder, found)
     if not isinstance(found, dict) or not isinstance(found.get("rungs"), list) or "ladder" not in found:
-        raise UsageError(f"{folder} holds no ladder of attacks: name a folder of `erasekit attack` with an attack or a ladder "
-                         "(m-erasurebench and evaluations have results of another kind)")  # fmt: skip
+        raise UsageError(f"{folder} holds no attacks: name a folder of `erasekit attack --out` (evaluations have results of "
+                         "another kind)")  # fmt: skip
     if (
         not found.keys() >= NEEDS
         or not all(one.keys() >= NEEDED for one in found["rungs"])
@@ -63,31 +69,31 @@ def read(folder: Path) -> Attacked:
     return Attacked(folder, found, tuple(_climbed(folder, i, one) for i, one in enumerate(found["rungs"], 1)))
 
 
-def kept_checks(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The `checks` of the `results.json` in a folder, where all else in it is what `found` says (but the model's name and
-    the control, which decide nothing); empty where there are none, or only those of other results."""
+def kept_beside(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the `results.json` in a folder has of `BESIDE`, where all else in it is what `found` says (but the model's name,
+    which decides nothing); empty where there is nothing, or only what belongs to other results."""
 
     def rest(results: Mapping[str, Any]) -> str:
-        return json.dumps(
-            {key: results[key] for key in results.keys() - {"checks", "model", "never_knew"}}, sort_keys=True
-        )
+        return json.dumps({key: results[key] for key in results.keys() - {"model", *BESIDE}}, sort_keys=True)
 
     try:
         before = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    same = isinstance(before, dict) and "checks" in before and rest(before) == rest(found)
-    return {"checks": before["checks"]} if same else {}
+    same = isinstance(before, dict) and rest(before) == rest(found)
+    return {key: before[key] for key in BESIDE if same and key in before}
 
 
-def tried(attacked: Attacked, model: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Tried:
-    """The ladder as a part of an evaluation's page, and its lines of the results.
+def tried(attacked: Attacked | Benched, model: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Tried:
+    """The ladder or benchmark as a part of an evaluation's page, and its lines of the results.
 
     `model` and `arms` as in the results. Raises `UsageError` for an attack on another model, or on an edit that is none
     of theirs.
     """
     arm = _arm(attacked, model, arms)
     title = f"{arm['label']}: {attacked.found['target']}"
+    if isinstance(attacked, Benched):
+        return Tried(tuple(folder_bench.lines(attacked.found, str(arm["arm"]))), report_bench.part(attacked, title))
     return Tried(tuple(lines(attacked.found, str(arm["arm"]))), report.part(attacked.found, attacked.done, title))
 
 
@@ -116,7 +122,9 @@ def _line(name: str, arm: str, target: str, budget: str, share: Mapping[str, Any
             "n": share["of"]}  # fmt: skip
 
 
-def _arm(attacked: Attacked, model: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def _arm(
+    attacked: Attacked | Benched, model: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
     found, folder = attacked.found, attacked.folder
     if found["model_sha256"] != model["sha256"]:
         raise UsageError(f"{folder} attacks another model ({found['model']}) than the one that is measured ({model['id']}): "

@@ -35,6 +35,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from erasekit.attacks import _bench_scenarios as scenarios
 from erasekit.attacks import check_family
 from erasekit.attacks._bench import CONCEPT_SEEDS, Store, by_latent, by_word, collected, taught, through, without
 from erasekit.attacks._bench_rates import counted, gap, warned
@@ -44,7 +45,7 @@ from erasekit.attacks.base import Case, Outcome, Spent
 from erasekit.attacks.ladder import memory_line
 from erasekit.attacks.never_knew import PARTS
 from erasekit.attacks.prompts import drawn
-from erasekit.backbones import backbone
+from erasekit.backbones import family_of
 from erasekit.errors import UsageError
 from erasekit.fingerprint import parts_sha256
 from erasekit.training.images import scale_of
@@ -60,7 +61,7 @@ class MErasureBench:
 
     name: ClassVar[str] = "m-erasurebench"
     title: ClassVar[str] = "M-ErasureBench: text, learned words and inverted latents, with controls"
-    version: ClassVar[str] = "m-erasurebench@1"
+    version: ClassVar[str] = scenarios.VERSION
     paper: ClassVar[str] = "arXiv 2512.22877"
     access: ClassVar[tuple[str, ...]] = ("prompts", "gradients", "original", "images")
     families: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
@@ -84,7 +85,7 @@ class MErasureBench:
                  **about}  # fmt: skip
         stores = [Store(folder, asked)]
         if never is not None:
-            stores.append(Store(folder / "never-knew", {"never_knew_sha256": _whole(never.pipe)}))
+            stores.append(Store(scenarios.store_of(folder, scenarios.NEVER), {"never_knew_sha256": _whole(never.pipe)}))
         bench = _Bench(victim, config, templates, others, stores, never, seed, progress)
         with memory_line():
             return asked | bench.results(rows)
@@ -107,7 +108,7 @@ class _Bench:
     def concept(self) -> list[Outcome]:
         prompts, count = named(self.templates, self.victim.sight.target), self.config.images
         return self.stores[0].outcomes(
-            "concept", lambda: collected(self.victim, prompts, count, tries=self.config.tries)
+            scenarios.BEGIN, lambda: collected(self.victim, prompts, count, tries=self.config.tries)
         )
 
     @cached_property
@@ -133,32 +134,33 @@ class _Bench:
         """Each scenario's row; one that its twin beats, which sees less, says so."""
         made = [self.row(row, i, len(rows)) for i, row in enumerate(rows)]
         store, victim = self.stores[0], self.victim
-        return warned(made, {row.row: self.arm(store, row.row, row, victim, row.found_on) for row in rows})
+        return warned(made, {row.row: self.arm(store, scenarios.EDITED, row, victim, row.found_on) for row in rows})
 
     def row(self, scenario: Scenario, number: int = 0, total: int = 1) -> dict[str, Any]:
         """The scenario on the edited model, and its controls with their gaps."""
         if self.progress:
             self.progress(number, total, f"{MErasureBench.name}: {scenario.row}")
-        edited = self.arm(self.stores[0], scenario.row, scenario, self.victim, scenario.found_on)
+        edited = self.arm(self.stores[0], scenarios.EDITED, scenario, self.victim, scenario.found_on)
         controls: dict[str, list[Outcome]] = {}
         with self.victim.original():
-            controls["unedited"] = self.arm(
-                self.stores[0], f"unedited {scenario.plain}", scenario, self.victim, "original"
+            controls[scenarios.UNEDITED] = self.arm(
+                self.stores[0], scenarios.UNEDITED, scenario, self.victim, "original"
             )
         if scenario.key[0] == "L":
-            controls["scrambled"] = self.arm(
-                self.stores[0], f"scrambled {scenario.row}", scenario, self.victim, "", tiles=self.config.tiles)  # fmt: skip
+            controls[scenarios.SCRAMBLED] = self.arm(
+                self.stores[0], scenarios.SCRAMBLED, scenario, self.victim, "", tiles=self.config.tiles)  # fmt: skip
         if self.never is not None:
-            controls["never-knew"] = self.arm(self.stores[1], scenario.plain, scenario, self.never, "never-knew")
+            controls[scenarios.NEVER] = self.arm(self.stores[1], scenarios.NEVER, scenario, self.never, scenarios.NEVER)
         crr, others = counted(edited), {name: counted(found) for name, found in controls.items()}
         blind = [BLIND] * any(BLIND in one.note for one in edited)
         return {**asdict(scenario), "crr": crr, "warnings": blind, "spent": asdict(sum((one.spent for one in edited), Spent())),
                 "controls": {name: one | {"gap": gap(crr, one)} for name, one in others.items()}}  # fmt: skip
 
     def arm(
-        self, store: Store, name: str, scenario: Scenario, victim: Victim, word: str, *, tiles: int = 1
+        self, store: Store, of: str, scenario: Scenario, victim: Victim, word: str, *, tiles: int = 1
     ) -> list[Outcome]:
-        """The outcomes of a scenario on a victim; `word`: on which model one is learned, for the scenarios that need it."""
+        """The outcomes of a scenario on a side (`of`) and its victim; `word`: on which model one is learned, for the
+        scenarios that need it."""
         config, seed, progress = self.config.of(scenario), self.seed, self.progress
         learning, inverted = halves(self.concept)
         side = victim.original if word == "original" else nullcontext
@@ -172,7 +174,7 @@ class _Bench:
                 word, lambda: taught(victim, learning, config, side=side, seed=seed, progress=progress))  # fmt: skip
             return by_word(victim, self.cases, found, config, sources=learning)
 
-        return store.outcomes(name, make)
+        return store.outcomes(scenarios.part_of(scenario.row, of), make)
 
 
 # -- what is asked --------------------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ def check(
 
 def check_model(pipe: Any) -> None:
     """Raises `UsageError` for a pipeline of a family that lacks what the scenarios need."""
-    check_family(MErasureBench, backbone(pipe).family)
+    check_family(MErasureBench, family_of(pipe))
 
 
 def names_target(text: str, sight: Sight) -> bool:

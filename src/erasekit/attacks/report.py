@@ -49,16 +49,22 @@ def html(found: Mapping[str, Any], done: Sequence[Climbed]) -> str:
         ("ladder", "The ladder", LADDER, ladder(found)),
         ("pictures", "What the attacks brought out", "", "".join(map(shots, done))),
         ("checks", "Checks on the attacks", CHECKS, checks(found.get("checks"))),
-        ("limits", "What this does not show", "", _list(LIMITS)),
+        ("limits", "What this does not show", "", listing(LIMITS)),
     ]
     named = found["edit"] or "no edit"
-    nav = "".join(f'<li><a href="#{ident}">{text(title)}</a></li>' for ident, title, _, body in parts if body)
+    top = outcome(found) + left_out(found["rungs"]) + alarms(found.get("checks"))
+    lead = f"{found['ladder']['name']}, {found['cases']} cases, judged by {found['judge']}."
+    return page(f"Attacks on {named}: {found['target']}", lead, top, parts, model=found["model"])
+
+
+def page(title: str, lead: str, top: str, parts: Sequence[tuple[str, str, str, str]], *, model: str) -> str:
+    """A whole page of attacks on a model: `top` (HTML) under the title, then the sections that have a body. Each part is
+    identifier, title, lead and body."""
+    nav = "".join(f'<li><a href="#{ident}">{text(name)}</a></li>' for ident, name, _, body in parts if body)
     return PAGE.format(
-        title=text(f"Attacks on {named}: {found['target']}"), style=STYLE, script=SCRIPT,
-        lead=text(f"{found['ladder']['name']}, {found['cases']} cases, judged by {found['judge']}."),
-        eyebrow=text(f"Attack · {found['model']}"), nav=f'<nav aria-label="contents"><ul>{nav}</ul></nav>',
-        body=outcome(found) + left_out(found["rungs"]) + alarms(found.get("checks"))
-        + "".join(section(ident, title, body, lead=lead) for ident, title, lead, body in parts),
+        title=text(title), style=STYLE, script=SCRIPT, lead=text(lead), eyebrow=text(f"Attack · {model}"),
+        nav=f'<nav aria-label="contents"><ul>{nav}</ul></nav>',
+        body=top + "".join(section(ident, name, body, lead=said) for ident, name, said, body in parts),
         footer="Written by erasekit from results.json and the pictures beside it.",
     )  # fmt: skip
 
@@ -71,7 +77,7 @@ def part(found: Mapping[str, Any], done: Sequence[Climbed], title: str) -> str:
     return (f'<article><h3>{text(title)}</h3><p class="note">{text(said)}</p>{outcome(found)}'
             f"{left_out(found['rungs'], 3)}{alarms(found.get('checks'), 3)}{ladder(found)}{''.join(map(shots, done))}"
             f"<details><summary><h3>Checks on these attacks</h3></summary>{checks(found.get('checks'))}</details>"
-            f"{_list(LIMITS[1:])}</article>")  # fmt: skip
+            f"{listing(LIMITS[1:])}</article>")  # fmt: skip
 
 
 LADDER = ("Each bar: of the cases that were tried, those in which the judge finds the target, with the 95 % Wilson interval. "
@@ -92,12 +98,12 @@ def outcome(found: Mapping[str, Any]) -> str:
 
 def alarms(found: Sequence[Mapping[str, Any]] | None, level: int = 2) -> str:
     """What a reader must know before the numbers, under a heading of that level; empty where nothing is wrong."""
-    return _warned("Do not trust every rung", alarming(found or ()), level)
+    return notice("Do not trust every rung", alarming(found or ()), level)
 
 
 def left_out(rungs: Sequence[Mapping[str, Any]], level: int = 2) -> str:
     """The rungs that could not be run; empty where all were."""
-    return _warned("Rungs that were not run", skips(rungs), level)
+    return notice("Rungs that were not run", skips(rungs), level)
 
 
 def skips(rungs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -203,9 +209,11 @@ def thumbnail(image: Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(png(small)).decode()}"
 
 
-def _warned(title: str, lines: Sequence[str], level: int) -> str:
-    return f'<div class="warnings"><h{level}>{title}</h{level}>{_list(lines)}</div>' if lines else ""
+def notice(title: str, lines: Sequence[str], level: int) -> str:
+    """What a reader must know before the numbers, under a heading of that level; empty without a line."""
+    return f'<div class="warnings"><h{level}>{title}</h{level}>{listing(lines)}</div>' if lines else ""
 
 
-def _list(lines: Sequence[str]) -> str:
+def listing(lines: Sequence[str]) -> str:
+    """The lines as a list of limits."""
     return f'<ul class="limits">{"".join(f"<li>{text(line)}</li>" for line in lines)}</ul>'

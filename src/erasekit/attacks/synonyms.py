@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from erasekit.attacks.base import Case, Outcome, still_open
 from erasekit.attacks.prompts import better, drawn, unattacked
+from erasekit.concept import with_article
 from erasekit.errors import UsageError
 from erasekit.methods import check_range
 
@@ -106,5 +107,4 @@ def renamed(prompt: str, sight: Sight, words: Sequence[str]) -> list[str]:
 
 def filled(sentence: str, word: str) -> str:
     """The sentence with the word; {a} stands for it with its article, which a name has not."""
-    article = "" if word[:1].isupper() else "an " if word[:1] in "aeiou" else "a "
-    return sentence.replace("{a}", article + word).replace("{x}", word)
+    return sentence.replace("{a}", with_article(word)).replace("{x}", word)

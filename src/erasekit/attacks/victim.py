@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from erasekit.attacks.base import Case, Spent
 from erasekit.attacks.sides import Sides
 from erasekit.attacks.sight import Seen, Sight
-from erasekit.backbones import backbone
+from erasekit.backbones import family_of
 from erasekit.edit import Edit
 from erasekit.guidances.sampler import Announce, added, announced, counted
 from erasekit.training.bench import Denoiser
@@ -97,7 +97,7 @@ class Victim:
     @cached_property
     def family(self) -> str:
         """The model's family, as `backbones` names it."""
-        return backbone(self.pipe).family
+        return family_of(self.pipe)
 
     # -- text ----------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,41 +66,13 @@ def run(arguments: argparse.Namespace) -> None:
         attack_bench.run(arguments)
         return
     edit, target, ladder = _request(arguments)
-    from erasekit import models
-    from erasekit.attacks import checks
-    from erasekit.attacks import folder as places
-    from erasekit.attacks import ladder as rungs
-    from erasekit.attacks.sight import Sight
-    from erasekit.attacks.victim import Victim
-    from erasekit.backbones import backbone
-    from erasekit.cli import commands, terminal
-    from erasekit.evaluation import judges
+    from erasekit.cli import attack_run, terminal
 
     terminal.quiet()
-    judge = judges.get(arguments.judge)
-    sight = Sight(judge, target, labels=arguments.label, kind="style" if arguments.style else "object")
-    how = sampling(arguments)
-    if arguments.without_model:
-        models.resolve(arguments.without_model)  # a wrong one is refused before anything is loaded
-    device = commands.device(arguments.device)
-    pipe = models.load(arguments.model, device=device)
-    backbone(pipe)  # a model of another kind is refused here
-    never = attack_never.victim(arguments, pipe, device, sight, how)
-    tried = cases(sight.target, arguments.prompt or (STYLES if arguments.style else PROMPTS), arguments.cases)
-    about = _about(arguments, pipe, edit, sight.target, judge, how)
+    on, never = attack_run.subject(arguments, edit, target)
+    tried = cases(on.sight.target, arguments.prompt or (STYLES if arguments.style else PROMPTS), arguments.cases)
     with terminal.progress() as progress:
-        more: dict[str, Any] = {"seed": arguments.seed, "progress": progress}
-        with Victim(pipe, edit, sight, how) as victim:
-            done = rungs.climb(victim, tried, ladder, arguments.out, about=about, **more)
-        found = results(ladder, tried, done, {"model": models.public_name(arguments.model), **about})
-        found |= attack_never.climbed(arguments, never, tried, ladder, about, **more)
-        found |= places.kept_checks(arguments.out, found)
-        page = _written(found, done, arguments.out)
-        if arguments.checks:
-            subject = checks.Subject(pipe, edit, sight, how, about)
-            seen = checks.checked(subject, tried, done, arguments.out / "checks", name=ladder.name, **more)
-            found["checks"] = [vars(one) for one in seen]
-            page = _written(found, done, arguments.out)
+        found, page = attack_run.attacked(arguments, on, never, tried, ladder, seed=arguments.seed, progress=progress)
     print(summary(found))
     print(f"wrote {arguments.out / 'results.json'} and {page}, with every picture beside them")
 
@@ -173,15 +144,6 @@ def summary(found: dict[str, Any]) -> str:
     else:
         lines.append("not checked: a low number may be the attacks' fault; the same command with --checks asks")
     return "\n".join(lines)
-
-
-def _written(found: dict[str, Any], done: Sequence[Climbed], folder: Path) -> Path:
-    """The results and the page, as far as they go: checks that fail lose nothing of the ladder. The page's path."""
-    from erasekit.attacks import report
-    from erasekit.files import write_whole
-
-    write_whole(folder / "results.json", (json.dumps(found, indent=1) + "\n").encode())
-    return report.write_report(found, done, folder)
 
 
 def _percent(share: Mapping[str, Any]) -> str:

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 NAME = "m-erasurebench"
 OPTIONS = {"images": "--images", "only": "--only", "control": "--control"}
 OTHERS = 10  # control prompts by default
-HINTS = (
-    "A rate of L under the null prompt is high by construction: inversion hands nearly any picture through. Read the gaps.",
-    "Under the null prompt guidance changes nothing; guided rows do not close the loop (no null-text optimisation).",
-)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -44,13 +40,14 @@ def named(arguments: argparse.Namespace) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Check the request, run the scenarios, print each rate with its gaps."""
+    """Check the request, run the scenarios, write results and page, print each rate with its gaps."""
     edit, target, config = _request(arguments)
     from erasekit import models
+    from erasekit.attacks import folder_bench, report_bench
     from erasekit.attacks import m_erasurebench as bench
     from erasekit.attacks.sight import Sight
     from erasekit.attacks.victim import Victim
-    from erasekit.cli import attack, commands, terminal
+    from erasekit.cli import attack, attack_never, commands, terminal
     from erasekit.evaluation import judges
     from erasekit.files import write_whole
 
@@ -59,8 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
     sight = Sight(judge, target, labels=arguments.label, kind="style" if arguments.style else "object")
     device, how = commands.device(arguments.device), attack.sampling(arguments)
     names = [arguments.model, *([arguments.without_model] if arguments.without_model else [])]
-    for name in names:
-        models.resolve(name)  # a wrong one is refused before anything is loaded
+    models.resolve(arguments.model)  # a wrong one is refused before anything is loaded
+    attack_never.check(arguments, sight)
     pipes = [models.load(name, device=device) for name in names]
     for pipe in pipes:
         bench.check_model(pipe)
@@ -72,9 +69,12 @@ def run(arguments: argparse.Namespace) -> None:
         never = stack.enter_context(Victim(pipes[1], None, sight, how)) if pipes[1:] else None
         found = bench.MErasureBench().run(victim, arguments.out, config, never=never, progress=progress, **asked)
     found = {"model": models.public_name(arguments.model), **found}
+    if never is not None:
+        found["never_knew"] = {"model": models.public_name(arguments.without_model)}
     write_whole(arguments.out / "results.json", (json.dumps(found, indent=1) + "\n").encode())
     print(summary(found))
-    print(f"wrote {arguments.out / 'results.json'}, with every picture beside it")
+    page = report_bench.write_report(folder_bench.read(arguments.out, found))
+    print(f"wrote {arguments.out / 'results.json'} and {page}, with every picture beside them")
 
 
 def others(judge: Any, sight: Sight) -> list[str]:
@@ -91,17 +91,17 @@ def others(judge: Any, sight: Sight) -> list[str]:
 
 def summary(found: Mapping[str, Any]) -> str:
     """The rows as a table: the rate, and each control's with the gap in points; then what to hold beside them."""
+    from erasekit.attacks._bench_scenarios import CONTROLS
+    from erasekit.attacks.folder_bench import warned
+    from erasekit.attacks.report_bench import HINTS
     from erasekit.cli import terminal
 
-    names = [name for name in ("unedited", "scrambled", "never-knew")
-             if any(name in row["controls"] for row in found["rows"])]  # fmt: skip
+    names = [name for name in CONTROLS if any(name in row["controls"] for row in found["rows"])]
     table = [["scenario", f"shows {found['target']} (95 %)", *(f"{name}: rate, gap" for name in names)]]
     for row in found["rows"]:
         table.append([row["row"], _rate(row["crr"]), *(_control(row["controls"].get(name)) for name in names)])
     made, lines = found["concept_images"], [terminal.table(table)]
-    lines += [
-        f"warned: {row['row']}: {said}, its rate proves nothing" for row in found["rows"] for said in row["warnings"]
-    ]
+    lines += [f"warned: {line}" for line in warned(found)]
     lines.append(f"the judge finds {found['target']} in pictures of other things: {_rate(found['false_positives'])}")
     lines += [f"through the {name} alone: {_rate(one)}" for name, one in found["autoencoder"].items()]
     lines.append(f"pictures to begin with: {made['kept']} of {made['drawn']} drawn by the unedited model")

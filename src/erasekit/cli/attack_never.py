@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from erasekit.attacks import Case
     from erasekit.attacks.ladder import Ladder
+    from erasekit.attacks.sight import Sight
     from erasekit.attacks.victim import Victim
 
 KEPT = ("label", "tried", "invalid", "hits", "of", "rate", "low", "high", "curve", "skipped")
@@ -18,6 +19,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The option; the benchmark has it, too."""
     parser.add_argument("--without-model", metavar="M",
                         help="a model of the same recipe that never saw the target, as a control of each rate")  # fmt: skip
+
+
+def check(arguments: argparse.Namespace, sight: Sight) -> None:
+    """Raises in one line, before any model is loaded, where that of `--without-model` is none, or knows the target."""
+    if not arguments.without_model:
+        return
+    from erasekit import models
+    from erasekit.evaluation import controls
+
+    folder = models.resolve(arguments.without_model)
+    controls.without(folder, sight.target, *sight.labels, option=f"--without-model {arguments.without_model}")
 
 
 def victim(arguments: argparse.Namespace, pipe: Any, device: str, sight: Any, how: Any) -> Victim | None:
@@ -35,16 +47,14 @@ def victim(arguments: argparse.Namespace, pipe: Any, device: str, sight: Any, ho
 
 
 def climbed(
-    arguments: argparse.Namespace, never: Victim | None, cases: Sequence[Case], ladder: Ladder, about: Mapping[str, Any],
+    arguments: argparse.Namespace, never: Victim, cases: Sequence[Case], ladder: Ladder, about: Mapping[str, Any],
     **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """What the results have under `never_knew`: every rung alone on every case; empty without such a model.
+    """What the results have under `never_knew`: every rung alone on every case.
 
     Kept in `never-knew` beside the rungs, and gone on with as they are. What a rung taught or searched has nothing to bring
     back there: its rate is what the attack brings along itself.
     """
-    if never is None:
-        return {}
     from erasekit import models
     from erasekit.attacks.checks import every
     from erasekit.attacks.ladder import climb

@@ -50,7 +50,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 def attacked(folders: Sequence[Path], found: Mapping[str, Any]) -> list[Tried]:
-    """The folders' ladders, each on a model and an edit of the results."""
+    """The folders' attacks, each on a model and an edit of the results."""
     if not folders:
         return []
     from erasekit.attacks import folder

@@ -132,18 +132,29 @@ def _sides(rows: Sequence[Row], head: Mapping[str, Any]) -> Iterator[Side]:
     readings = [Reading.of(judge, rows, head["labels"], suite["kind"]) for judge in suite["judges"]]
     for arm in head["arms"]:
         own = [row for row in rows if row.arm == arm["arm"]]
-        anchors = {target: found["label"] for target, found in _anchors(head, arm["arm"]).items() if found["label"]}
+        anchors = _anchors(head, arm["arm"])
+        anchored = _anchored(rows, base, {target: found["arm"] for target, found in anchors.items()})
+        words = {target: found["label"] for target, found in anchors.items() if found["label"]}
         for read in readings:
-            named = {target: label for target, word in anchors.items() if (label := read.name(word)) is not None}
-            yield Side(arm["arm"], own, base, read, named)
+            named = {target: label for target, word in words.items() if (label := read.name(word)) is not None}
+            yield Side(arm["arm"], own, base, read, named, anchored)
 
 
 def _anchors(head: Mapping[str, Any], arm: str) -> dict[str, dict[str, Any]]:
-    """target -> {"name", "label"} of the anchor; an arm without its own takes those of the edits, the first first."""
+    """target -> {"name", "label"} of the anchor, and the `arm` that is asked for it; an arm without its own anchors takes those
+    of the edits, the first first."""
+    own = head["anchors"]
     merged: dict[str, dict[str, Any]] = {}
-    for pairs in head["anchors"].values():
-        merged = pairs | merged
-    return head["anchors"].get(arm, merged)
+    for name, pairs in ({arm: own[arm]} if arm in own else own).items():
+        merged = {target: found | {"arm": name} for target, found in pairs.items()} | merged
+    return merged
+
+
+def _anchored(rows: Sequence[Row], base: Mapping[tuple[str, int], Row], arms: Mapping[str, str]) -> list[Row]:
+    """The unedited model's images of the anchors, by the prompts that ask for them in a target's place. `arms`: target -> the
+    arm that is asked for its anchor: of another edit's anchor, the unedited model has images as well."""
+    return [base[row.shot] for row in rows
+            if row.group == "anchor" and row.arm == arms.get(row.target) and row.shot in base]  # fmt: skip
 
 
 def _space(judge: str, words: Mapping[str, str], head: Mapping[str, Any]) -> Space:

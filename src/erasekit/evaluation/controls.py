@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from erasekit.errors import UsageError
+from erasekit.evaluation.suites.names import key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,26 +106,42 @@ def _named(name: str, targets: Sequence[str]) -> str:
 
 
 def withheld(folder: Path) -> frozenset[str]:
-    """What the model in `folder` was trained without, as judges call it (a style without "style"); empty where no
-    `without.json` says so. Raises `UsageError` for one that cannot be read."""
+    """What the model in `folder` was trained without, as `bare` words; empty where no `without.json` says so. Raises
+    `UsageError` for one that cannot be read."""
     path = folder / WITHOUT
     if not path.is_file():
         return frozenset()
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return frozenset(str(word) for kind in ("concepts", "styles") for word in found[kind])
+        return frozenset(bare(str(word)) for kind in ("concepts", "styles") for word in found[kind])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} does not say what the model was trained without: write it anew (the training's stage "
                          "assemble does)") from error  # fmt: skip
 
 
+def bare(word: str) -> str:
+    """A concept's or style's name as names compare: "Ink style", a style's name in sentences, is "ink" of `without.json`."""
+    return key(word).removesuffix(" style")
+
+
+def without(folder: Path, *names: str, option: str) -> frozenset[str]:
+    """What `withheld` says of the model in `folder`. Raises `UsageError`, which begins with the `option` that gave the model,
+    where it says something and none of the `names` of the concept is in it: such a model knows the concept."""
+    never = withheld(folder)
+    if never and never.isdisjoint(map(bare, names)):
+        raise UsageError(f"{option}: the model there was trained with {names[0]!r}, and without {', '.join(sorted(never))}: "
+                         "ask for one of these, or give a model that was trained without it")  # fmt: skip
+    return never
+
+
 def fair(prompts: Sequence[Prompt], suite: Suite, model: Never) -> tuple[Prompt, ...]:
     """The prompts that ask for nothing else that the model was trained without: of those it shows no more than of its own
     concept, and to erase one concept is not to lose them. Raises `UsageError` where it knows the concept."""
-    never, own = withheld(model.folder), suite.label(model.concept)
-    if never and own not in never:
-        raise UsageError(f"--never {model.concept}={model.folder}: the model there was trained with {own!r}, and without "
-                         f"{', '.join(sorted(never))}: name one of these")  # fmt: skip
-    rest = never - {own}
-    return tuple(p for p in prompts
-                 if rest.isdisjoint((*p.wanted, p.style, *([suite.label(p.target)] if p.target else ()))))  # fmt: skip
+    own = suite.label(model.concept)
+    rest = without(model.folder, own, option=f"--never {model.concept}={model.folder}") - {bare(own)}
+    return tuple(prompt for prompt in prompts if rest.isdisjoint(map(bare, _asked(prompt, suite))))
+
+
+def _asked(prompt: Prompt, suite: Suite) -> list[str]:
+    """What the prompt asks for: things, a style, the target however it is called."""
+    return [*prompt.wanted, *filter(None, [prompt.style]), *([suite.label(prompt.target)] if prompt.target else [])]

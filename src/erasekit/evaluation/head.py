@@ -93,6 +93,9 @@ def _judge(judge: Judge, known: Mapping[str, str] | None) -> dict[str, Any]:
     if known is not None and isinstance(measured.get("labels"), Mapping):
         # of a thousand labels only those that are looked for
         measured["labels"] = {n: rates for n, rates in measured["labels"].items() if n in known.values()}
+    if isinstance(measured.get("names"), Mapping):
+        # the rates hold among so many; those of each name are in the judge's own file
+        measured["names"] = len(measured["names"])
     return {"name": judge.name, "weights_sha256": judge.weights_sha256, "licence": judge.licence,
             "calibration": measured, **({} if known is None else {"words": dict(known)})}  # fmt: skip
 

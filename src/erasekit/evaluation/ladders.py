@@ -13,7 +13,7 @@ Facts = Sequence[Mapping[str, Any]]  # of a run's arms, as in the results
 
 
 def read(folders: Sequence[Path]) -> Callable[[Mapping[str, Any], Facts], tuple[Tried, ...]]:
-    """What the folders' ladders are to a model and its arms. They are read now: what is wrong with one shows up first.
+    """What the folders' attacks are to a model and its arms. They are read now: what is wrong with one shows up first.
 
     The function raises `UsageError` for an attack on another model, or on an edit that none of the arms is or can become.
     """

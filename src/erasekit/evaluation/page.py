@@ -20,7 +20,7 @@ def write_report(results: Mapping[str, Any], rows: Iterable[Any], folder: Path, 
 
     `rows` are `Row`s or mappings with a row's fields; their `image` is a path relative to `folder`. An image that is not
     there is said to be missing. `timing` is the content of a run's `timing.json`: without it the same results give the
-    same bytes, and the cost is without times unless the arms have `seconds`. `attacks`: ladders from folders of their own
+    same bytes, and the cost is without times unless the arms have `seconds`. `attacks`: those in folders of their own
     (`attacks.folder`); without them the page has of attacks only the lines that the results hold.
 
     Raises `EraseKitError` if the results do not match the schema.

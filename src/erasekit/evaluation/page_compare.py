@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from erasekit.evaluation.compare import Comparison, Difference
-from erasekit.evaluation.page_parts import estimate, facts, interval, number, of_difference, row, section, table, text
+from erasekit.evaluation.page_parts import estimate, facts, of_difference, row, section, signed, table, text
 from erasekit.evaluation.page_style import PAGE, SCRIPT, STYLE
 from erasekit.evaluation.page_view import Entry
 from erasekit.files import write_whole
@@ -51,11 +51,7 @@ def mark(difference: Difference) -> str:
 
 def difference_text(d: Difference) -> str:
     """The difference with its interval as plain text: "−94.5 points [−98.1, −89.2]"."""
-    if d.value is None:
-        return "–"
-    unit = of_difference(d.unit)
-    ends = interval({"low": d.low, "high": d.high}, unit)
-    return f"{'+' if d.value > 0 else ''}{number(d.value, unit)} {ends}".strip()
+    return signed({"value": d.value, "low": d.low, "high": d.high}, of_difference(d.unit))
 
 
 def _table(comparison: Comparison, differences: list[Difference], caption: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from erasekit.evaluation.page_parts import estimate, listed, number, row, table, text
-from erasekit.evaluation.page_view import TITLES, View
+from erasekit.evaluation.page_parts import estimate, listed, number, row, signed, table, text
+from erasekit.evaluation.page_view import TITLES, Entry, View
 
 PROBES = ("probe", "linear_probe", "nonlinear_probe")
 
@@ -15,16 +15,25 @@ def limits(view: View) -> list[str]:
 
 
 def attacks(view: View) -> str:
-    """The ladders that are at hand, and a table of what else the results hold: the attack, what the attacker could spend; or
-    the plain statement that none was run."""
+    """The folders' attacks that are at hand, and a table of what else the results hold: the attack, what the attacker could
+    spend, the gaps to its controls; or the plain statement that none was run."""
     drawn, shown = "".join(one.body for one in view.tried), [line for one in view.tried for line in one.lines]
     done = [one for one in view.results.get("attacks", ()) if one not in shown]
     if not done:
         return drawn or "<p>No attack was run.</p>"
+    beside = any(a.get("controls") for a in done)
     rows = [row(a["name"], [f"<td>{text(a['arm'])}</td>", estimate({**a, "metric": "attack", "group": None}, "share"),
-                            f"<td>{text(a['budget'])}</td>"], a["target"]) for a in done]  # fmt: skip
-    head = ["attack", "arm", "images that show the target", "budget"]
+                            *([_gaps(a)] if beside else []), f"<td>{text(a['budget'])}</td>"],
+                ". ".join(filter(None, (a["target"], a.get("note"))))) for a in done]  # fmt: skip
+    head = ["attack", "arm", "images that show the target", *(["gap to a control"] if beside else []), "budget"]
     return drawn + table(head, rows, caption="Attacks, with 95 % intervals")
+
+
+def _gaps(attack: Entry) -> str:
+    """A cell with the gap to each control of an attack; a dash for one without."""
+    said = [f"{one['name']}: {signed({'value': one['gap'], 'low': one['gap_low'], 'high': one['gap_high']}, 'points')}"
+            for one in attack.get("controls", ())]  # fmt: skip
+    return f"<td>{''.join(f'<small>{text(line)}</small>' for line in said) or '–'}</td>"
 
 
 def _attacks(view: View) -> list[str]:

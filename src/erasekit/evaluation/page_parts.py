@@ -44,6 +44,13 @@ def interval(entry: Mapping[str, Any], unit: str = "") -> str:
     return f"[{low}, {high}]"
 
 
+def signed(entry: Mapping[str, Any], unit: str) -> str:
+    """A difference with its sign and interval: "−94.5 points [−98.1, −89.2]"; "–" for none."""
+    if entry["value"] is None:
+        return "–"
+    return f"{'+' if entry['value'] > 0 else ''}{number(entry['value'], unit)} {interval(entry, unit)}".strip()
+
+
 def estimate(entry: Mapping[str, Any] | None, unit: str = "") -> str:
     """An estimate in a table's cell: the value, below it interval and n; floor, ceiling and sd where known; where they are
     other numbers, the pessimistic rate, the one corrected for the judge, the value before it was clipped."""

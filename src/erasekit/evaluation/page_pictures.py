@@ -117,8 +117,12 @@ def _shot(view: View, row: Row | None, label: str) -> str:
         return "<td></td>"
     kind, word = view.verdict(row)
     alt = f"{label}, seed {row.seed}: {row.text}. Judge: {word} {WORDS[kind]}."
-    sign = f'<i aria-hidden="true">{VERDICTS[kind]}</i>'
-    return f'<td>{_image(view, row, alt)}<span class="verdict {kind}">{sign}{text(_caption(kind, word))}</span></td>'
+    return f"<td>{_image(view, row, alt)}{under(kind, word)}</td>"
+
+
+def under(kind: str, word: str) -> str:
+    """The verdict under an image: a key of `VERDICTS`, and the word that was looked for."""
+    return f'<span class="verdict {kind}"><i aria-hidden="true">{VERDICTS[kind]}</i>{text(_caption(kind, word))}</span>'
 
 
 def _caption(kind: str, word: str) -> str:

@@ -20,13 +20,15 @@ MANY = 10  # more targets than these get no table of group by target
 
 @dataclass(frozen=True)
 class Side:
-    """An arm's rows beside the unedited model's of the same prompts and seeds (`base` by shot)."""
+    """An arm's rows beside the unedited model's of the same prompts and seeds (`base` by shot); `anchored` are the latter's
+    of the prompts that ask for the arm's own anchors."""
 
     arm: str
     rows: Sequence[Row]
     base: Mapping[tuple[str, int], Row]
     reading: Reading
     anchors: Mapping[str, str] = field(default_factory=dict)  # target -> the anchor's label
+    anchored: Sequence[Row] = ()
 
     def of(self, side: str) -> list[Row]:
         """The rows of the groups on one side ("efficacy", "generality", "specificity")."""

@@ -148,5 +148,14 @@ FIELDS: dict[str, dict[str, Field]] = {
         "target": Field("text", "the target that it tried to bring back"),
         "budget": Field("text", "what the attacker could spend"),
         **_INTERVAL,
+        "controls": Field("control*", "what the same attack gives where it proves nothing, with the gaps", required=False),
+        "note": Field("text", "what a reader of this number must know", required=False),
+    },
+    "control": {
+        "name": Field("text", "`unedited`, `scrambled` or `never-knew`"),
+        **_INTERVAL,
+        "gap": Field("number", "the attack's estimate minus the control's; null where either has none", null=True),
+        "gap_low": Field("number", "lower end of the gap's 95 % interval", null=True),
+        "gap_high": Field("number", "upper end of the gap's 95 % interval", null=True),
     },
 }  # fmt: skip

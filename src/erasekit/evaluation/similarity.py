@@ -85,7 +85,8 @@ def _twins(side: Side, space: Space, part: Sequence[Row], words: Mapping[str, st
 
 
 def _accuracy(side: Side, space: Space, rows: list[Row]) -> Iterator[dict[str, Any]]:
-    hits, base, anchored = _nearer(space, rows), _nearer(space, _unedited(side, space, rows)), _anchored(side, space)
+    hits, base = _nearer(space, rows), _nearer(space, _unedited(side, space, rows))
+    anchored = [row for row in side.anchored if row.target in space.anchors and space.has(row)]
     apart = _nearer(space, anchored)
     for group_name, target, part in picks(rows):
         found = Share(sum(hits[row.shot] for row in part), len(part)).estimate
@@ -106,12 +107,6 @@ def _nearer(space: Space, rows: Sequence[Row]) -> dict[tuple[str, int], bool]:
 
 def _unedited(side: Side, space: Space, rows: Sequence[Row]) -> list[Row]:
     return [side.base[row.shot] for row in rows if row.shot in side.base and space.has(side.base[row.shot])]
-
-
-def _anchored(side: Side, space: Space) -> list[Row]:
-    """The unedited model's images of the anchors, by the prompts that ask for them in a target's place."""
-    rows = (row for row in side.base.values() if row.group == "anchor")
-    return [row for row in rows if row.target in space.anchors and space.has(row)]
 
 
 def _mean(hits: Sequence[bool]) -> float | None:

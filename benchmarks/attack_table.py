@@ -38,7 +38,7 @@ from erasekit.attacks.standard import LADDERS
 from erasekit.attacks.victim import Sampling, Victim
 from erasekit.cli import attack, terminal
 from erasekit.errors import EraseKitError, UsageError
-from erasekit.evaluation import arms, judges
+from erasekit.evaluation import arms, controls, judges
 from erasekit.evaluation.plan import Entry, Plan
 from erasekit.evaluation.shards import digest, slug
 from erasekit.evaluation.statistics import Share
@@ -113,12 +113,16 @@ def columns(args: argparse.Namespace, target: str) -> list[str]:
     """The table's columns that have such a target, in order."""
     files = [name for name, file in named(args.edit, "--edit NAME=FILE") if target in io.load(file).targets]
     weak = [WEAK] if any(args.scale) else []
-    return [
-        *args.methods,
-        *files,
-        *weak,
-        *([NEVER] if target in dict(named(args.never, "--never TARGET=FOLDER")) else []),
-    ]
+    never = [NEVER] if never_folder(args, target) else []
+    return [*args.methods, *files, *weak, *never]
+
+
+def never_folder(args: argparse.Namespace, target: str) -> Path | None:
+    """The model that never knew the target, where one is named; `UsageError` where it did."""
+    if (name := dict(named(args.never, "--never TARGET=FOLDER")).get(target)) is None:
+        return None
+    controls.without(folder := models.resolve(name), target, option=f"--never {target}={name}")
+    return folder
 
 
 def subjects(args: argparse.Namespace, made: Setup, target: str) -> Iterator[Subject]:
@@ -138,8 +142,9 @@ def subjects(args: argparse.Namespace, made: Setup, target: str) -> Iterator[Sub
 
 def never(args: argparse.Namespace, made: Setup, sight: Sight, tried: Sequence[Case]) -> Subject:
     """The model that never knew the target, as if it were an edit of the one that does."""
-    folder = Path(dict(named(args.never, ""))[sight.target])
-    about = {"never_sha256": arms.model_sha256(models.resolve(str(folder)))}
+    folder = never_folder(args, sight.target)
+    assert folder is not None, "there is a column for it"
+    about = {"never_sha256": arms.model_sha256(folder)}
     return Subject(NEVER, sight.target, about, lambda: never_knew.beside(
         made.pipe, models.load(str(folder)), sight, made.how), tried, alone=True)  # fmt: skip
 
@@ -219,9 +224,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.reprint:
         print(attack_page.reprint(args.results, args.page))
         return
-    rungs = chosen(args)
+    rungs, count = chosen(args), sum(len(columns(args, one)) for one in args.targets)  # what is wrong is refused here
     if args.estimate:
-        print(attack_page.estimate(args, rungs, sampling(args), sum(len(columns(args, one)) for one in args.targets)))
+        print(attack_page.estimate(args, rungs, sampling(args), count))
         return
     made, found, says = setup(args), {}, []
     for target in args.targets:

@@ -6,10 +6,13 @@
 A model folder (text encoder, the U-Net's cross-attention, tokenizer, scheduler) is written once for each shape to
 --cache, by default a temporary folder that is removed. Every measurement runs in a fresh process (`measuring` says
 what is measured). Files are read warm, imports are timed apart. `cpu_seconds` are summed over the threads: on a
-machine that is busy with other work they say more than the clock. On SD 1.4's shapes the tasks of UCE, RECE and SPEED
-run beside the textbook form of the method (`textbook`, `comparing`). SDXL has no backbone yet: only the solves are run
-at its shapes, on random features (`solver_only`). --sweep adds 1 to 1,000 targets x 0 to 30,000 retained prompts on
-the first of the shapes; a point that takes over --limit seconds is skipped, and so are those that ask for more.
+machine that is busy with other work they say more than the clock. `erasepro` is run as a command too (`typed`). On SD 1.4's
+shapes the tasks of UCE, RECE and SPEED run beside the textbook form of the method (`textbook`, `comparing`), of which a
+part stands for the whole. --full runs all of it, for UCE also the released code's loop, which encodes every prompt again for
+every matrix: some 7 minutes with 100 retained prompts (--only uce), over an hour with 1,000 (--only large). SDXL has no
+backbone yet: only the solves are run at its shapes, on random features (`solver_only`). --sweep adds 1 to 1,000 targets x 0
+to 30,000 retained prompts on the first of the shapes; a point that takes over --limit seconds is skipped, and so are those
+that ask for more.
 Prints the tasks and the bars, each met or missed (--small: none), and writes JSON after each number. Tasks that a call
 leaves out stay as the file has them, and a sweep measures only the points that it lacks: delete it to begin anew.
 benchmarks/plot_closed_form.py draws it; benchmarks/closed_form_page.py, or --docs, writes the table of docs/benchmarks.md.
@@ -44,6 +47,10 @@ def run_child(asked: dict[str, Any]) -> dict[str, Any]:
         build(Path(asked["folder"]), asked["name"])
         measuring.warm(Path(asked["folder"]))
         return {}
+    if asked["kind"] == "typed":
+        import typed
+
+        return typed.run(measuring.Work(**asked["work"]), Path(asked["folder"]))
     if asked["kind"] == "sdxl":
         import solver_only
 
@@ -94,9 +101,18 @@ def run_tasks(name: str, folder: Path, options: argparse.Namespace, kept: Kept) 
             work = wanted.work(options.small)
             runs = [work_child(folder, work, against=against, full=options.full) for _ in range(options.repeat)]
             found.append(fastest(runs))
+            if wanted.typed and "ours" in found[-1]:
+                found[-1]["typed"] = as_typed(folder, work, options.repeat)
         kept.task(name, task, found[-1])
         show(f"{name} {task}", found[-1])
     return found
+
+
+def as_typed(folder: Path, work: measuring.Work, repeat: int) -> dict[str, Any]:
+    """The command of the same edit; of several runs the fastest counts."""
+    asked = {"kind": "typed", "folder": str(folder), "work": asdict(work)}
+    runs = [measuring.child(Path(__file__), asked) for _ in range(repeat)]
+    return min(runs, key=lambda run: run.get("seconds", float("inf")))
 
 
 def fastest(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -121,7 +137,7 @@ def show(name: str, run: dict[str, Any]) -> None:
     ours = run["ours"]
     print(f"{name}: {ours['seconds']} s {ours['parts']}, imports {ours['import_seconds']} s, peak {ours['peak_rss_mb']} MB, "
           f"edit {ours['edit_bytes']} bytes = 1/{ours['weights_over_edit']} of the edited weights", flush=True)  # fmt: skip
-    for key in ("textbook", "textbook_seconds", "ratios", "relative_difference"):
+    for key in ("typed", "textbook", "textbook_seconds", "ratios", "relative_difference"):
         if key in run:
             print(f"  {key} {run[key]}", flush=True)
 
@@ -168,7 +184,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=("sd14", "sd21", "sdxl"), default=["sd14", "sd21", "sdxl"])
     parser.add_argument("--only", nargs="*", choices=tuple(TASKS), default=list(TASKS), help="the tasks")
     parser.add_argument("--sweep", nargs="*", choices=tuple(sweep.LINES), help="these lines, or all")
-    parser.add_argument("--full", action="store_true", help="the textbook solves every matrix")
+    parser.add_argument("--full", action="store_true", help="the textbook runs whole, UCE's loop as released too")
     parser.add_argument("--repeat", type=int, default=1, help="run every task so often, both sides; the fastest counts")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for a point of the sweep")
     parser.add_argument("--out", type=Path, help="the JSON file (default: results/closed_form[_small].json)")

@@ -12,6 +12,7 @@ from erasekit.errors import UsageError
 from erasekit.files import write_whole
 
 Point = dict[str, Any]
+PLACE = ("shape", "line", "targets", "retained")
 
 
 class Kept:
@@ -48,9 +49,10 @@ class Kept:
         self.write()
 
     def measured(self, shape: str, limit: float) -> list[Point]:
-        """The points that need not be measured again: those with numbers, and those that took over this very limit."""
+        """The points with those of their calls that need not be measured again: the plain one, the one that found what is
+        retained in the cache (`cached`), each where it has numbers or took over this very limit."""
         own = [p for p in self.points if p.get("shape") == shape]
-        return [p for p in own if "seconds" in p or p.get("skipped") == f"over {limit:g} s"]
+        return [point for p in own if (point := _settled(p, limit)).keys() - PLACE]
 
     def write(self) -> None:
         write_whole(self.path, (json.dumps(self.whole(), indent=1) + "\n").encode())
@@ -58,4 +60,14 @@ class Kept:
 
 def place(point: Point) -> tuple[Any, ...]:
     """Which point of which sweep it is."""
-    return tuple(point.get(key) for key in ("shape", "line", "targets", "retained"))
+    return tuple(point.get(key) for key in PLACE)
+
+
+def _settled(point: Point, limit: float) -> Point:
+    """The point's place, and those of its calls that are done."""
+
+    def done(call: Point) -> bool:
+        return "seconds" in call or call.get("skipped") == f"over {limit:g} s"
+
+    plain = {key: value for key, value in point.items() if key != "cached" and (key in PLACE or done(point))}
+    return plain | ({"cached": point["cached"]} if done(point.get("cached", {})) else {})

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks import told
+from tasks import bars, basis, told
 
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 RESULTS = Path(__file__).parent / "results" / "closed_form.json"
@@ -23,12 +23,41 @@ HEAD = ("task", "seconds", " / ".join(PARTS), "imports, s", "peak MB", "edit MB"
 
 
 def report(found: dict[str, Any], shape: str = "sd14") -> str:
-    """The tasks on one shape, then its bars; imports stand beside the seconds, in which they are not counted."""
+    """The tasks on one shape, then the bars, what a command takes as typed, and what was run; imports stand beside the
+    seconds, in which they are not counted."""
     lines = [_line(HEAD), _line(["---"] * len(HEAD))]
     lines += [_row(task, run) for task, run in found["results"].get(shape, {}).items() if "ours" in run]
     lines += [""]
-    lines += [f"- {told(bar)}" for bar in found["bars"]]
-    return "\n".join(lines + _speed(found["results"].get(shape, {}).get("speed", {})))
+    lines += [f"- {told(bar)}" for bar in bars(found["results"])]
+    runs = found["results"].get(shape, {})
+    lines += [line for task, run in runs.items() for line in (*_typed(task, run), *_loop(task, run))]
+    return "\n".join(lines + _speed(runs.get("speed", {})))
+
+
+def _typed(task: str, run: dict[str, Any]) -> list[str]:
+    """The command as typed, beside the bar for the seconds after the imports, which it does not replace."""
+    if "typed" not in run:
+        return []
+    took, after = run["typed"], run["ours"]["seconds"]
+    return ["", f"`{task}` as typed, `{took['command']}`: {took['seconds']:.2f} s from the start of the process to its end, "
+            f"imports included, {took['peak_rss_mb']} MB at the peak. The bar is on the {after:.2f} s after the "
+            "imports."]  # fmt: skip
+
+
+def _loop(task: str, run: dict[str, Any]) -> list[str]:
+    """What `as_released` of a task is made of, where it has one."""
+    if "as_released" not in run.get("ratios", {}):
+        return []
+    taken, ours = run["textbook"], run["ours"]["seconds"]
+    seconds, (different, prompts), count = run["textbook_seconds"]["as_released"], taken["prompts"], taken["encodings"]
+    if basis("as_released", taken) == "run":
+        return ["", f"`as_released` of `{task}` was run: for each of {count} matrices {prompts} prompts were encoded one at a "
+                f"time and one inverse was taken, {seconds:.0f} s by the clock, in the process that took {ours:.2f} s for "
+                "erasekit's edit."]  # fmt: skip
+    rounds = f" and for each of {taken['rounds']} rounds" if taken.get("rounds") else ""
+    return ["", f"`as_released` of `{task}` was not run: its {seconds:.0f} s are computed from the {taken['encode']:.3g} s of "
+            f"encoding {different} different prompts once, as if for each of {count} matrices{rounds} {prompts} were "
+            f"encoded, and {taken['solve']:.3g} s for the rest."]  # fmt: skip
 
 
 def _speed(run: dict[str, Any]) -> list[str]:
@@ -47,7 +76,8 @@ def _row(task: str, run: dict[str, Any]) -> str:
     return _line([
         f"`{task}`", f"{ours['seconds']:.2f}", " / ".join(f"{ours['parts'][part]:.2f}" for part in PARTS),
         f"{ours['import_seconds']:.2f}", str(ours["peak_rss_mb"]), f"{ours['edit_bytes'] / 1e6:.2g}",
-        f"{ours['weights_over_edit']:g}", *(f"{ratios[ratio]:g}" if ratio in ratios else "" for ratio in RATIOS),
+        f"{ours['weights_over_edit']:g}",
+        *(f"{ratios[ratio]:g} ({basis(ratio, run['textbook'])})" if ratio in ratios else "" for ratio in RATIOS),
         "" if apart is None else f"{apart:.0e}",
     ])  # fmt: skip
 

@@ -3,12 +3,14 @@
 The textbook's time is that of float32, the distance that to its float64 result, both from erasekit's own features.
 Its encoder runs one prompt at a time, on SAMPLE prompts that stand for all, and one matrix of every shape stands for
 the others of that shape (`full`: all prompts, all matrices); RECE always solves all. Ratios, with ours from reading to
-writing: `as_released`, where the released code encodes all prompts again for every matrix (UCE's stage: the seconds
-of one encoding times the number of matrices); `encoded_once`; `after_encoding`, of what is left of both.
+writing: `as_released`, where the released code encodes all prompts again for every matrix; `encoded_once`;
+`after_encoding`, of what is left of both. `as_released` is computed, the seconds of one encoding times the number of
+matrices, but for UCE with `full`: then that loop runs as it is, from the first prompt to the last inverse, and is timed.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,13 +19,13 @@ from typing import Any
 import textbook
 import torch
 from measuring import Work, measured
+from tasks import SAMPLE
 from torch import Tensor
 
 from erasekit import methods
 from erasekit.backbones import backbone
 from erasekit.methods._features import BATCH, encoded, last_subject
 
-SAMPLE = 64
 Found = dict[str, Any]
 Rows = dict[str, tuple[Tensor, int]]
 
@@ -39,9 +41,28 @@ def compare_uce(work: Work, folder: Path, out: Path, full: bool) -> Found:
     _, solved = textbook.timed(lambda name: textbook.uce(old[name].double(), *exact, lamb=0.5, scale=scale), counts)
     prompts = [p for target in work.targets for p in (target, "")] + ["", *work.retain]
     encode, apart = encoding(folder, prompts, rows, full)
-    taken = {"encode": encode, "prompts": numbers(prompts), "encodings": len(old), "solve": seconds}
+    taken = {"encode": encode, "prompts": numbers(prompts), "encodings": len(old), "solve": seconds, "full": full}
     taken["matrices"] = [len(counts), len(old)]
-    return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
+    distance = textbook.difference(edit, old, solved) | {"features": apart}
+    if full:
+        taken["loop"], found = released_uce(work, folder, old, scale)
+        distance["loop"] = textbook.difference(edit, old, found)["weight"]
+    return together(ours, taken, distance)
+
+
+def released_uce(work: Work, folder: Path, old: textbook.Weights, scale: float) -> tuple[float, textbook.Weights]:
+    """Seconds and result (float32) of UCE as its scripts loop: for every matrix every prompt is encoded again, one at a
+    time, wherever it stands, and one inverse ends it. Tells on stderr how far it is."""
+    encode = textbook.Encoder(folder)
+    encode("")  # the first call is slower
+    started, found = time.perf_counter(), {}
+    for name, weight in old.items():
+        pairs = (textbook.tails(encode.subject(target), encode.subject("")) for target in work.targets)
+        kept = (encode(prompt) for prompt in ("", *work.retain))
+        found[name] = textbook.uce(weight, pairs, kept, lamb=0.5, scale=scale)
+        taken = time.perf_counter() - started
+        print(f"textbook loop: {len(found)} of {len(old)} matrices, {taken:.0f} s", file=sys.stderr, flush=True)
+    return time.perf_counter() - started, found
 
 
 def compare_rece(work: Work, folder: Path, out: Path, full: bool) -> Found:
@@ -59,7 +80,7 @@ def compare_rece(work: Work, folder: Path, out: Path, full: bool) -> Found:
     prompts = [p for target in work.targets for p in (target, "")] + ["", *work.retain]
     encode, apart = encoding(folder, prompts, rows, full)
     taken = {"encode": encode, "prompts": numbers(prompts), "encodings": len(old), "rounds": values.epochs}
-    taken |= {"solve": seconds, "matrices": [len(old), len(old)]}
+    taken |= {"full": full, "solve": seconds, "matrices": [len(old), len(old)]}
     return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
 
 
@@ -84,7 +105,7 @@ def compare_speed(work: Work, folder: Path, out: Path, full: bool) -> Found:
     _, solved = textbook.timed(lambda name: textbook.speed(old[name].double(), given, noise[name]), counts)
     prompts = [*work.targets, "", *work.retain]
     encode, apart = encoding(folder, prompts, features(folder, prompts[:SAMPLE]), full)
-    taken = {"encode": encode, "prompts": numbers(prompts), "encodings": 1, "solve": seconds}
+    taken = {"encode": encode, "prompts": numbers(prompts), "encodings": 1, "solve": seconds, "full": full}
     taken["matrices"] = [len(counts), len(old)]
     return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
 
@@ -103,7 +124,7 @@ def together(ours: Found, taken: Found, distance: dict[str, float]) -> Found:
     """The numbers of both and the ratios; `as_released` only where it differs.
 
     The textbook's `encode` is one pass over its different prompts; RECE makes one more in each of its `rounds`, which is
-    encoding too and no part of `solve`.
+    encoding too and no part of `solve`. `loop`, where it is there, is what the released code's loop took as a whole.
     """
     after, rounds = ours["parts"]["solve"] + ours["parts"]["fingerprint"], taken.get("rounds", 0)
     once = (1 + rounds) * taken["encode"] + taken["solve"]
@@ -111,7 +132,7 @@ def together(ours: Found, taken: Found, distance: dict[str, float]) -> Found:
     if taken["encodings"] > 1:
         different, all_ = taken["prompts"]
         passes = (taken["encodings"] + rounds) * all_ / different  # it encodes a prompt again wherever it stands
-        seconds = {"as_released": passes * taken["encode"] + taken["solve"]} | seconds
+        seconds = {"as_released": taken.get("loop", passes * taken["encode"] + taken["solve"])} | seconds
     against = {"as_released": ours["seconds"], "encoded_once": ours["seconds"], "after_encoding": after}
     rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in taken.items()}
     return {

@@ -1,12 +1,14 @@
 """Erases concepts of the emoji world one at a time and judges what happened, for several methods on the same work.
 
     python benchmarks/emoji_erasure.py [--methods erasepro uce] [--targets 12] [--prompts 20] [--seeds 8] [--others 50]
+    python benchmarks/emoji_erasure.py --docs           # writes the numbers into docs/erasepro.md and README.md too
 
 For each target: held-out complex prompts (forms that training never saw, half of them with a second object) with the
 same seeds before and after. Printed for each method, with 95 % Wilson intervals: the target found after the edit; the
 anchor found after the edit against the unedited model asked for the anchor in the same prompts; style and background
 followed; the object named right in other concepts' prompts. n counts pictures: those of the unedited model for other
-concepts are the same for every target, and counted once.
+concepts are the same for every target, and counted once. Then the bars (emoji_bars.py), each met or missed, and which
+targets and which sentences, of one object or of two, miss them.
 
 Every image is one line of `rows-NAME.jsonl`, named by the model's files, the judge and the sampling, its run by what the
 edit changes: a run that was stopped continues, and pictures of another edit are never taken. `results.json` keeps the
@@ -22,8 +24,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import emoji_bars
+import emoji_erasure_page
 from emoji_prompts import PAIRS, Prompt, complex_prompts, other_prompts
-from emoji_rows import BASE, Hits, Recorder, Row, counted, edit_digest, plain, recorder, run_of, total
+from emoji_rows import BASE, Hits, Recorder, Row, counted, edit_digest, plain, recorder, run_of, together, total
 
 import erasekit
 from erasekit import methods
@@ -47,8 +51,10 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--other-seeds", type=_positive, default=2)
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/emoji_erasure"))
+    parser.add_argument("--docs", type=Path, nargs="*", metavar="PAGE", help="rewrite the numbers of these pages")
     args = parser.parse_args(words)
     args.base_seeds = args.base_seeds or args.seeds
+    args.docs = list(emoji_erasure_page.PAGES) if args.docs == [] else args.docs or []
     return args
 
 
@@ -110,11 +116,22 @@ def one_method(draw: Recorder, method: str, args: argparse.Namespace) -> dict[st
     for target in list(PAIRS)[: args.targets]:
         edit = erasekit.erase(draw.pipe, target, anchor=PAIRS[target], method=name, **parameters)
         each[target], edits[target] = one_target(draw, method, edit, target, args), edit_digest(edit)
-    over_all = total(list(each.values()))
-    show(method, over_all)
+    found = {"plan": {key: getattr(args, key) for key in PLAN}, "edits": edits, **numbers(each, args.prompts)}
+    show(method, total(list(each.values())))
+    print(f"\n{emoji_erasure_page.bars(found['bars'])}\n\n{emoji_erasure_page.parts(found)}", flush=True)
+    return found
+
+
+def numbers(each: Mapping[str, Mapping[str, Hits]], prompts: int) -> dict[str, Any]:
+    """Shares over all targets, of each, and of sentences of one and of two objects; the bars over all, and which of them
+    each part misses."""
+    whole, twins = together(each.values()), emoji_bars.twins(each, prompts)
+    kinds = emoji_bars.kinds(whole, each, prompts)
     return {
-        "plan": {key: getattr(args, key) for key in PLAN}, "edits": edits, "all": plain(over_all),
+        "all": plain(total([whole])), "bars": emoji_bars.judged(whole, twins),
         "targets": {target: plain(total([measures])) for target, measures in each.items()},
+        "sentences": {kind: plain(total([measures])) for kind, measures in kinds.items()},
+        "missed": {part: emoji_bars.missed(measures, twins) for part, measures in (*each.items(), *kinds.items())},
     }  # fmt: skip
 
 
@@ -136,13 +153,16 @@ def save(method: str, found: Mapping[str, Any], made: Mapping[str, Any], path: P
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Runs the plan; each method's numbers are in `results.json` as soon as they are there."""
+    """Runs the plan; each method's numbers are in `results.json` as soon as they are there, in the pages at the end."""
     args = options(words)
     for method in args.methods:
         spec(method)
-    draw = recorder(args.model, args.out)
+    emoji_erasure_page.check(args.docs)
+    draw, path = recorder(args.model, args.out), args.out / "results.json"
     for method in args.methods:
-        save(method, one_method(draw, method, args), draw.made, args.out / "results.json")
+        save(method, one_method(draw, method, args), draw.made, path)
+    if args.docs:
+        emoji_erasure_page.write(json.loads(path.read_text()), args.docs)
 
 
 if __name__ == "__main__":

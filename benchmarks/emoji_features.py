@@ -1,20 +1,20 @@
 """What ErasePro's parameters and UCE do to features, without images: held-out gap and drift on the emoji world.
 
-    python benchmarks/emoji_features.py [--model emoji] [--json FILE]
+    python benchmarks/emoji_features.py [--model emoji] [--out FILE] [--docs [PAGE]]
 
 For each pair of target and anchor, over 20 held-out complex prompts and plain prompts of 50 other concepts, at every
 cross-attention key and value:
 gap    ||edited(target prompt) - original(anchor prompt)|| / ||original(anchor prompt)||: what is left of the alignment
        in sentences that the edit never saw (the row "none" is the unedited model);
 drift  ||edited(other) - original(other)|| / ||original(other)||: how far what should stay has moved.
-Pairs of one token each, and, apart, pairs whose token counts differ.
+Pairs of one token each, and, apart, pairs whose token counts differ. Prints, writes JSON; --docs writes README's table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,14 @@ from emoji_prompts import complex_prompts, other_prompts
 from torch import Tensor
 
 import erasekit
+from erasekit import models
 from erasekit.errors import EraseKitError, InfeasibleError
+from erasekit.evaluation.arms import model_sha256
+from erasekit.evaluation.shards import versions
+from erasekit.files import write_whole
 
+PAGE = Path(__file__).parents[1] / "README.md"
+OUT = Path(__file__).parent / "results/emoji_features.json"
 ALIKE = (
     ("cat", "dog"),
     ("wolf", "rabbit"),
@@ -49,6 +55,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "uce": ("uce", {}),
     "uce, last token": ("uce", {"tokens": "last"}),
 }
+SETS = {"one token each": ALIKE, "unlike counts": UNLIKE}
+SHOWN = {
+    "no edit": "none", "ErasePro": "erasepro", "`erasepro:balanced`": "erasepro:balanced",
+    "`erasepro:weighted`, `captions=emoji`": "erasepro:weighted, captions=emoji",
+    "ErasePro, cross-attention alone (`sites=deep`)": "erasepro, deep only", "UCE": "uce",
+}  # fmt: skip
+"""The lines of README's table."""
+Table = Mapping[str, Mapping[str, Any]]
 
 
 @torch.no_grad()
@@ -66,8 +80,8 @@ def apart(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     return (difference / sum(float(b.square().sum()) for b in wanted)) ** 0.5
 
 
-def measure(pipe: Any, pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, float]]:
-    """Variant -> mean gap, drift and bytes over the pairs; a pair that a variant refuses is counted in `refused`."""
+def measure(pipe: Any, pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """Variant -> mean gap, drift and KiB over the pairs (None where it refuses all); `refused`: how many it refuses."""
     rows: dict[str, list[tuple[float, float, int]]] = {"none": []} | {name: [] for name in VARIANTS}
     for target, anchor in pairs:
         asked = [p.text for p in complex_prompts(target, anchor, target, 20)]
@@ -87,26 +101,55 @@ def measure(pipe: Any, pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, 
     return {name: _mean(found, len(pairs)) for name, found in rows.items()}
 
 
-def _mean(rows: Sequence[tuple[float, float, int]], pairs: int) -> dict[str, float]:
-    gap, drift, size = (sum(column) / len(rows) for column in zip(*rows, strict=True)) if rows else (float("nan"),) * 3
-    return {"gap": gap, "drift": drift, "kib": size / 1024, "refused": pairs - len(rows)}
+def _mean(rows: Sequence[tuple[float, float, int]], pairs: int) -> dict[str, Any]:
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)] if rows else [None] * 3
+    found = dict(zip(("gap", "drift", "kib"), means, strict=True))
+    return found | {"kib": means[2] / 1024 if rows else None, "refused": pairs - len(rows)}
 
 
-def main() -> None:
-    """Prints one table for pairs of one token each, one for pairs of unlike counts."""
+def show(title: str, table: Table) -> None:
+    """One set of pairs, a variant a line."""
+    print(f"\n{title:<36}{'gap':>8}{'drift':>8}{'KiB':>8}{'refused':>9}")
+    for name, row in table.items():
+        cells = (_cell(row["gap"]), _cell(row["drift"]), _cell(row["kib"], 0))
+        print(f"{name:<36}{''.join(f'{cell:>8}' for cell in cells)}{row['refused']:>9}")
+
+
+def _cell(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """README's table, and what becomes of pairs whose token counts differ."""
+    alike, unlike = (found["results"][title] for title in SETS)
+    lines = ["| | gap | drift | tensors, KiB |", "|---|---|---|---|"]
+    for title, name in SHOWN.items():
+        row = alike[name]
+        cells = ("0", "") if name == "none" else (_cell(row["drift"]), _cell(row["kib"], 0))
+        lines.append(f"| {title} | {_cell(row['gap'])} | {' | '.join(cells)} |")
+    pairs = ", ".join(f"{target} to {anchor}" for target, anchor in found["pairs"]["unlike counts"])
+    own = unlike["erasepro"]
+    return "\n".join([*lines, "", f"Between pairs whose token counts differ ({pairs}) ErasePro leaves a gap of "
+                      f"{_cell(own['gap'])}, with a drift of {_cell(own['drift'])}."])  # fmt: skip
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Prints one table for pairs of one token each, one for pairs of unlike counts; both are in the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=OUT, help="the JSON file (default: results/emoji_features.json)")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, metavar="PAGE", help="rewrite the table of README.md")
+    args = parser.parse_args(words)
+    made = {"model": args.model, "model_sha256": model_sha256(models.resolve(args.model)), "versions": versions()}
     pipe = erasekit.load(args.model)
-    results = {"one token each": measure(pipe, ALIKE), "unlike counts": measure(pipe, UNLIKE)}
-    for title, table in results.items():
-        print(f"\n{title:<30}{'gap':>8}{'drift':>8}{'KiB':>8}{'refused':>9}")
-        for name, row in table.items():
-            print(f"{name:<30}{row['gap']:>8.3f}{row['drift']:>8.3f}{row['kib']:>8.0f}{row['refused']:>9}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    found = made | {"pairs": SETS, "results": {title: measure(pipe, pairs) for title, pairs in SETS.items()}}
+    for title, table in found["results"].items():
+        show(title, table)
+    write_whole(args.out, (json.dumps(found, indent=1) + "\n").encode())
+    if args.docs:
+        from many_page import rewrite  # it reads this file
+
+        rewrite(args.docs, {"features": report(found)})
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ PAIRS = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with what it asks for; -1 where it does not say."""
+    """A prompt with what it asks for, -1 where it does not say, and how many objects it names."""
 
     text: str
     wanted: str
     style: int
     background: int
+    objects: int = 1
 
 
 def complex_prompts(target: str, anchor: str, noun: str, count: int) -> list[Prompt]:
@@ -35,7 +36,8 @@ def complex_prompts(target: str, anchor: str, noun: str, count: int) -> list[Pro
         form, other = forms[i % len(forms)], others[int(rng.integers(len(others)))]
         s, b = int(rng.integers(len(STYLES))), int(rng.integers(len(BACKGROUNDS)))
         text = fill(form, (noun, other), STYLES[s], tuple(BACKGROUNDS)[b])
-        prompts.append(Prompt(text, noun, s if "{s}" in form else -1, b if "{b}" in form else -1))
+        style, background = s if "{s}" in form else -1, b if "{b}" in form else -1
+        prompts.append(Prompt(text, noun, style, background, 2 if "{c}" in form else 1))
     return prompts
 
 

@@ -121,13 +121,19 @@ def _row(run: str, shot: Any, verdict: Any, i: int) -> Row:
     return Row(run, shot.prompt, shot.seed, found, names()[int(objects.argmax())], style, background)
 
 
-def recorder(model: str, folder: Path) -> Recorder:
-    """The pictures of a model in `folder`, judged by the emoji judge, with those that earlier runs drew of it."""
-    place, judge = models.resolve(model), emoji.load()
-    made = {
+def maker(model: str, judge: Any) -> dict[str, Any]:
+    """All that decides a picture and its verdict but the edit."""
+    place = models.resolve(model)
+    return {
         "model_sha256": model_sha256(place), "judge": judge.name, "judge_sha256": judge.weights_sha256,
         "sampling": models.defaults(place), "versions": versions(),
     }  # fmt: skip
+
+
+def recorder(model: str, folder: Path) -> Recorder:
+    """The pictures of a model in `folder`, judged by the emoji judge, with those that earlier runs drew of it."""
+    judge = emoji.load()
+    made = maker(model, judge)
     folder.mkdir(parents=True, exist_ok=True)
     return Recorder(folder / f"rows-{digest(made)[:12]}.jsonl", erasekit.load(model), judge.world, made)
 
@@ -137,14 +143,19 @@ def counted(rows: Iterable[Row], right: Callable[[Row], bool]) -> Hits:
     return {row.image: right(row) for row in rows}
 
 
-def total(each: Sequence[Mapping[str, Hits]]) -> dict[str, Share]:
-    """Every measure over all targets. A picture that several targets share, as those of the unedited model for other
-    concepts, is one picture: counted for each of them, its interval would be too narrow."""
+def together(each: Iterable[Mapping[str, Hits]]) -> dict[str, Hits]:
+    """Every measure's pictures over all targets; one that several targets share is there once."""
     merged: dict[str, Hits] = {}
     for measures in each:
         for name, hits in measures.items():
             merged.setdefault(name, {}).update(hits)
-    return {name: Share(sum(hits.values()), len(hits)) for name, hits in merged.items()}
+    return merged
+
+
+def total(each: Sequence[Mapping[str, Hits]]) -> dict[str, Share]:
+    """Every measure over all targets. A picture that several targets share, as those of the unedited model for other
+    concepts, is one picture: counted for each of them, its interval would be too narrow."""
+    return {name: Share(sum(hits.values()), len(hits)) for name, hits in together(each).items()}
 
 
 def plain(measures: Mapping[str, Share]) -> dict[str, Any]:

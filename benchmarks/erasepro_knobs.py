@@ -1,7 +1,8 @@
 """What each of ErasePro's knobs does, on the emoji model: the tables and curves of docs/erasepro.md.
 
     python benchmarks/erasepro_knobs.py [--out FILE] [--docs docs/erasepro.md] [--plots docs/erasepro] [--only many ...]
-    python benchmarks/erasepro_knobs.py --images --docs docs/erasepro.md      # judges pictures too; resumable
+    python benchmarks/erasepro_knobs.py --estimate [--only many ...]          # pictures and minutes; measures nothing
+    python benchmarks/erasepro_knobs.py --images [--again] ...                # judges pictures too; resumable
     python benchmarks/erasepro_knobs.py --again --docs docs/erasepro.md       # only writes what FILE holds
 
 At every cross-attention key and value, mean over the targets (of one token, as their anchors), ± standard deviation:
@@ -11,7 +12,14 @@ near     drift of the concepts nearest to the target · empty: of the empty prom
 update   ||dW|| / ||W_o||, root mean square over the matrices of the text encoder or of the cross-attention
 residual the largest of all matrices, before the cast · rank: the largest · seconds: of `fit`, on one core
 before   the gap of the unedited model · left: gap / before · distance: 1 - cosine of target and anchor
-Prints Markdown, writes JSON; with `--only` the other knobs' numbers of the same model stay as they were in FILE.
+From pictures of the same edits, with 95 % intervals, beside the unedited model with the same prompts and seeds:
+target found         in held-out sentences that ask for the target · unedited: before the edit
+anchor in its place  in the same pictures · asked for: by the unedited model, where the sentences ask for the anchor
+others right         other concepts that the judge names right · unedited: before the edit
+Prints Markdown, writes JSON; with `--only` the other knobs' numbers of the same model stay as they were in FILE. Every
+picture is a row named by model, judge, sampling, versions, the knobs' values and what the edit changes, every judged
+point is in FILE as soon as it is there: a run that is stopped goes on (with --again it leaves the features as FILE has
+them), and what two knobs share is drawn once.
 """
 
 from __future__ import annotations
@@ -25,14 +33,19 @@ from pathlib import Path
 from typing import Any
 
 from emoji_prompts import PAIRS
+from emoji_rows import maker, recorder
 from knobs_measure import SENTENCES, Results
-from knobs_settings import KNOBS, PICTURES
-from knobs_tables import blocks, curve, rewrite
-from knobs_world import UNRELATED, conflicts
+from knobs_pictures import Gallery, Point
+from knobs_plan import Plan, estimate, kept, made
+from knobs_plots import svg
+from knobs_settings import KNOBS, PICTURED
+from knobs_tables import blocks, judged, rewrite, with_plots
+from knobs_world import UNRELATED, World, conflicts
 
 from erasekit import models
 from erasekit.errors import EraseKitError, UsageError
 from erasekit.evaluation.arms import model_sha256
+from erasekit.evaluation.judges import emoji
 from erasekit.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
@@ -43,7 +56,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The chosen knobs' numbers."""
     start = time.perf_counter()
     results = Results(args.model, args.targets)
-    chosen = {name: KNOBS[name] for name in args.only}
+    chosen = {name: KNOBS[name] for name in args.only or KNOBS}
     results.run([setting for knob in chosen.values() for setting in knob.settings], args.workers)
     found = {
         "model": args.model, "model_sha256": _sha256(args.model),
@@ -69,18 +82,53 @@ def _sha256(model: str) -> str:
 
 
 def remembered(old: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """What FILE holds, for `--again`; `UsageError` where pictures of other weights would stand beside its numbers."""
+    """What FILE holds, for `--again`; `UsageError` where there is nothing, or where pictures of other weights would stand
+    beside its numbers."""
+    if not old:
+        raise UsageError(f"there are no numbers in {args.out}: leave --again out")
     if args.images and old.get("model_sha256") != _sha256(args.model):
         raise UsageError(f"the numbers in {args.out} are not of this model {args.model}: give --images without --again")
     return old
 
 
+def illustrate(results: dict[str, Any], args: argparse.Namespace) -> None:
+    """Judges the chosen knobs' pictures; FILE has each point as soon as it is there."""
+    plan, rows = Plan(World(args.model, results["targets"]), args.image_targets), recorder(args.model, args.rows)
+    by = made(plan, rows.made)
+    points = kept(results, by)
+    print(estimate(plan, pictured(args), points, args.rate), flush=True)
+
+    def keep(key: str, found: Point) -> None:
+        points[key] = found
+        results["pictures"] = {"made": by, "points": points}
+        save(results, args.out)
+
+    Gallery(plan, rows).run([s for name in pictured(args) for s in KNOBS[name].settings], keep)
+
+
+def say_cost(old: dict[str, Any], args: argparse.Namespace) -> None:
+    """Prints what `--images` would draw and how long that takes."""
+    plan = Plan(World(args.model, old["targets"] if args.again and old else args.targets), args.image_targets)
+    print(estimate(plan, pictured(args), kept(old, made(plan, maker(args.model, emoji.load()))), args.rate))
+
+
+def pictured(args: argparse.Namespace) -> Sequence[str]:
+    """The knobs whose pictures are judged."""
+    return args.only or PICTURED
+
+
+def save(results: dict[str, Any], path: Path) -> None:
+    """FILE, whole."""
+    write_whole(path, (json.dumps(results, indent=1) + "\n").encode())
+
+
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """One SVG for each knob that has a curve."""
+    """One SVG for each knob that anything was measured of."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in results["knobs"].items():
-        if KNOBS[name].axis:
-            (folder / f"{name}.svg").write_text(curve(KNOBS[name], rows))
+    for name, knob in KNOBS.items():
+        rows, points = results["knobs"].get(name, []), judged(results, knob)
+        if rows or points:
+            (folder / f"{name}.svg").write_text(svg(knob, rows, points))
 
 
 def show(results: dict[str, Any]) -> None:
@@ -99,34 +147,47 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="emoji", help="a folder of the emoji world's model")
     parser.add_argument("--targets", type=int, default=10, choices=range(1, 13), metavar="N", help="1 to 12 targets")
     parser.add_argument(
-        "--only", nargs="+", choices=list(KNOBS), default=list(KNOBS), metavar="KNOB", help=", ".join(KNOBS)
-    )
+        "--only", nargs="+", choices=list(KNOBS), metavar="KNOB",
+        help=f"{', '.join(KNOBS)} (default: all; with --images: {', '.join(PICTURED)})",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--again", action="store_true", help="measure nothing: print and write what --out holds")
-    parser.add_argument("--images", action="store_true", help="judge pictures as well (minutes to an hour)")
-    parser.add_argument("--image-targets", type=int, default=4, choices=range(1, len(PAIRS) + 1), metavar="N")
+    parser.add_argument("--images", action="store_true", help="judge pictures as well (--estimate says how many)")
+    parser.add_argument("--estimate", action="store_true", help="only say how many pictures --images would draw")
+    parser.add_argument("--rate", type=_rate, default=2.7, help="images a second, for the estimate of the time")
+    parser.add_argument(
+        "--image-targets", type=int, choices=range(1, len(PAIRS) + 1), metavar="N", help="pictures of N of them alone"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "erasepro_knobs.json")
+    parser.add_argument("--rows", type=Path, default=RESULTS / "erasepro_knobs", help="folder of the judged pictures")
     parser.add_argument("--docs", type=Path, help="rewrite the tables of this page")
     parser.add_argument("--plots", type=Path, help="draw the curves into this folder")
     return parser.parse_args(words)
 
 
-def main() -> None:
-    """Measures, prints, writes."""
-    args = arguments()
-    old = json.loads(args.out.read_text()) if args.out.exists() else {}
-    results = remembered(old, args) if args.again else merged(old, measure(args))
-    if args.images:
-        from knobs_pictures import Gallery
+def _rate(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is no rate: give more than 0")
+    return value
 
-        results["pictures"] = Gallery(args.model, RESULTS / "erasepro_knobs", args.image_targets).judge(PICTURES)
-    write_whole(args.out, (json.dumps(results, indent=1) + "\n").encode())
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measures, prints, writes."""
+    args = arguments(words)
+    old = json.loads(args.out.read_text()) if args.out.exists() else {}
+    if args.estimate:
+        say_cost(old, args)
+        return
+    results = remembered(old, args) if args.again else merged(old, measure(args))
+    save(results, args.out)
+    if args.images:
+        illustrate(results, args)
     show(results)
-    if args.docs:
-        for name in rewrite(args.docs, blocks(results)):
-            print(f"{args.docs} has no place for {name}")
     if args.plots:
         draw(results, args.plots)
+    if args.docs:
+        for name in rewrite(args.docs, with_plots(blocks(results), args.docs)):
+            print(f"{args.docs} has no place for {name}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, found in rows:
         changed, right, target = (_rate(found[key]) for key in ("changed", "right", "target"))
-        mean = found["clip"]["mean"]
+        mean = found.get("clip", {}).get("mean")  # results of before pictures had a score have none
         score = "-" if mean is None else f"{mean:.3f}"
         cells = [name, f"{found['seconds']:.3f}", f"{found['difference']:.4f}", changed, score, right, target]
         lines.append(f"| {' | '.join(cells)} |")

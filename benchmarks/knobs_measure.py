@@ -24,6 +24,7 @@ from erasekit import methods
 from erasekit.concept import EraseRequest
 from erasekit.edit import Edit
 from erasekit.errors import EraseKitError
+from erasekit.evaluation.shards import digest
 from erasekit.methods.erasepro import ErasePro
 from erasekit.worlds.emoji.concepts import names
 
@@ -38,7 +39,7 @@ class Probe:
     def __init__(self, world: World, case: Case) -> None:
         self.world, self.case = world, case
         said = {word for pair in case.pairs for word in pair} | set(case.retain)
-        measured = [pair for pair in case.pairs if pair[0] in world.targets]
+        measured = self.measured = world.measured(case)
         near = [w for t, _ in measured for w in world.ranked(t, [w for w in world.pool if w not in said])[:NEAR]]
         kept = list(case.retain[:KEPT])
         styled = {p.wanted: p.text for p in other_prompts("", "", len(names()))}
@@ -72,7 +73,7 @@ class Probe:
         found = self._outputs({op.module: op for op in edit.ops})
         for name in ("drift", "near", "empty", "kept", "kept in sentences"):
             numbers[name] = apart([found[name]], [self.before[name]]) if self.groups[name] else float("nan")
-        gaps = zip(self._gaps(found), self._gaps(self.before), self.case.pairs, strict=False)
+        gaps = zip(self._gaps(found), self._gaps(self.before), self.measured, strict=True)
         return [numbers | {"gap": now, "before": was, "left": now / was, "distance": self.world.distance(*pair)}
                 for now, was, pair in gaps]  # fmt: skip
 
@@ -138,11 +139,22 @@ def configured(setting: Setting) -> tuple[type[methods.Method], Any]:
     return cls, methods.make_config(cls, {**preset.values, **setting.parameters})
 
 
-def _key(case: Case, setting: Setting) -> tuple[Any, ...]:
-    """The same for settings that say the same in other words."""
+def values(setting: Setting) -> tuple[str, str]:
+    """The method's name and its whole configuration: the same for settings that say the same in other words."""
     cls, config = configured(setting)
     plain = replace(config, templates=config.prompts, tolerance=config.tau) if cls is ErasePro else config
-    return case, cls.name, repr(plain)
+    return cls.name, repr(plain)
+
+
+def point(setting: Setting) -> str:
+    """What a setting's judged pictures are known by: the knobs' values, whatever the setting is called."""
+    asked = [setting.anchor, setting.retain, setting.concepts, setting.pairs, setting.kept]
+    method, config = values(setting)
+    return f"{method} {digest([config, *asked])[:16]}"
+
+
+def _key(case: Case, setting: Setting) -> tuple[Any, ...]:
+    return case, *values(setting)
 
 
 _WORLD: list[World] = []  # a worker's own

@@ -1,80 +1,94 @@
-"""The pictures of `erasepro_knobs.py --images`: a fixed, small number for each telling setting, judged and kept as rows."""
+"""The judge's part of `erasepro_knobs.py`: a setting's edits, those of the features, drawn, judged and counted.
+
+Every picture is a line of the model's file of rows (`emoji_rows.py`), its run named by the knobs' values and by what the
+edit changes: a run that is stopped goes on, and what another version of the code fits is drawn anew.
+"""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from emoji_prompts import PAIRS, Prompt, complex_prompts, other_prompts
-from emoji_rows import BASE, Hits, counted, plain, recorder, run_of, total
+from emoji_rows import BASE, Hits, Recorder, Row, counted, plain, run_of, total
+from knobs_measure import point
+from knobs_plan import SEEDS, Plan, Sheet, names_it, run_name
 from knobs_settings import Setting
+from knobs_world import Case
 
 import erasekit
 from erasekit.edit import Edit
+from erasekit.errors import EraseKitError
 
-PROMPTS, SEEDS, OTHERS = 6, 2, 12  # a target: images asked for it, PROMPTS x SEEDS, and of other concepts, one each
-NAMES = ("efficacy", "anchor in its place", "specificity")
-Fitted = dict[str, Edit | None]
-"""A setting's edit of each target; None is the unedited model."""
+Point = dict[str, Any]
 
 
 class Gallery:
-    """Draws what is not yet in the model's file of rows; what another edit drew under a setting's name does not count."""
+    """Judges settings; draws only what is not yet in the file of rows."""
 
-    def __init__(self, model: str, folder: Path, targets: int) -> None:
-        self.recorder, self.targets = recorder(model, folder), list(PAIRS)[:targets]
+    def __init__(self, plan: Plan, recorder: Recorder) -> None:
+        self.plan, self.recorder = plan, recorder
 
-    def judge(self, settings: Sequence[Setting]) -> dict[str, dict[str, Any]]:
-        """Setting -> measure -> hits, images, share, 95 % Wilson interval; the first row is the unedited model."""
-        fitted = {setting.name: self._fit(setting) for setting in settings}  # refused before anything is drawn
-        unedited: Fitted = dict.fromkeys(self.targets)
-        start, missing = time.perf_counter(), self._missing("", unedited)
-        found = {"no edit": self._shares("", unedited)}
-        if missing:
-            left = sum(self._missing(name, edits) for name, edits in fitted.items())
-            minutes = (time.perf_counter() - start) / missing * left / 60
-            print(
-                f"\n{left} images to draw, about {minutes:.0f} minutes; a run that is stopped goes on", file=sys.stderr
-            )
-        return found | {name: self._shares(name, edits) for name, edits in fitted.items()}
+    def run(self, settings: Sequence[Setting], keep: Callable[[str, Point], object]) -> None:
+        """Judges every setting once and hands each point over as soon as it is there."""
+        distinct: dict[str, Setting] = {}
+        for setting in settings:
+            distinct.setdefault(point(setting), setting)
+        for i, (key, setting) in enumerate(distinct.items(), 1):
+            print(f"\n{i} of {len(distinct)}: {setting.name}", file=sys.stderr, flush=True)
+            keep(key, self.judge(setting))
 
-    def _fit(self, setting: Setting) -> Fitted:
-        given = {"method": setting.method, **setting.parameters}
-        return {t: erasekit.erase(self.recorder.pipe, t, anchor=PAIRS[t], **given) for t in self.targets}
+    def judge(self, setting: Setting) -> Point:
+        """Measure -> hits, images, share, 95 % Wilson interval, over all edits of the setting that were not refused."""
+        each, reasons = [], []
+        for case in self.plan.cases(setting):
+            try:
+                edit = self._fit(case, setting)
+            except EraseKitError as error:
+                reasons.append(str(error))
+            else:
+                each.append(self._hits(case, setting, edit))
+        return {"measures": plain(total(each)), "refused": len(reasons), "reasons": reasons[:1]}
 
-    def _missing(self, name: str, edits: Fitted) -> int:
-        keys = {(_run(name, t, edit), shot) for t, edit in edits.items()
-                for prompts, seeds in zip(_prompts(t), (SEEDS, 1), strict=True)
-                for shot in self.recorder.missing(_run(name, t, edit), prompts, range(seeds))}  # fmt: skip
-        return len(keys)
+    def _fit(self, case: Case, setting: Setting) -> Edit:
+        targets, anchors = (list(words) for words in zip(*case.pairs, strict=True))
+        return erasekit.erase(self.recorder.pipe, targets, anchor=anchors, retain=case.retain, method=setting.method,
+                              **setting.parameters)  # fmt: skip
 
-    def _shares(self, name: str, edits: Fitted) -> dict[str, Any]:
-        """A setting's measures over all targets."""
-        return plain(total([self._hits(name, target, edit) for target, edit in edits.items()]))
-
-    def _hits(self, name: str, target: str, edit: Edit | None) -> dict[str, Hits]:
-        if edit is None:
-            return self._drawn(BASE, target)
+    def _hits(self, case: Case, setting: Setting, edit: Edit) -> dict[str, Hits]:
+        """One edit's pictures beside the unedited model's of the same prompts and seeds."""
+        sheet = self.plan.sheet(case)
+        found = self._unedited(sheet)
         with edit.applied(self.recorder.pipe):
-            return self._drawn(_run(name, target, edit), target)
+            return found | self._edited(run_of(run_name(case, setting), edit), sheet)
 
-    def _drawn(self, run: str, target: str) -> dict[str, Hits]:
-        asked, others = _prompts(target)
-        rows, kept = self.recorder.record(run, asked, range(SEEDS)), self.recorder.record(run, others, range(1))
-        right, anchor = {p.text: p.wanted for p in others}, PAIRS[target]
-        found = (counted(rows, lambda r: target not in r.found), counted(rows, lambda r: anchor in r.found),
-                 counted(kept, lambda r: r.best == right[r.text]))  # fmt: skip
-        return dict(zip(NAMES, found, strict=True))
+    def _edited(self, run: str, sheet: Sheet) -> dict[str, Hits]:
+        target: Hits = {}
+        anchor: Hits = {}
+        for (erased, instead), prompts in sheet.asked.items():
+            rows = self.recorder.record(run, prompts, range(SEEDS))
+            target |= _shown(rows, erased)
+            plainly = {p.text for p in prompts if instead and not names_it(p, instead)}
+            anchor |= _shown((r for r in rows if r.text in plainly), instead)
+        return {"target found": target, "anchor in its place": anchor, "others right": self._others(run, sheet)}
+
+    def _unedited(self, sheet: Sheet) -> dict[str, Hits]:
+        """What the unedited model shows: the target, the anchor where it is asked for, the others."""
+        target: Hits = {}
+        anchor: Hits = {}
+        for (erased, instead), prompts in sheet.asked.items():
+            target |= _shown(self.recorder.record(BASE, prompts, range(SEEDS)), erased)
+            replaced = sheet.replaced.get((erased, instead), [])
+            plainly = {new.text for old, new in zip(prompts, replaced, strict=False) if not names_it(old, instead)}
+            rows = self.recorder.record(BASE, replaced, range(SEEDS))
+            anchor |= _shown((r for r in rows if r.text in plainly), instead)
+        return {"target unedited": target, "anchor asked for": anchor, "others unedited": self._others(BASE, sheet)}
+
+    def _others(self, run: str, sheet: Sheet) -> Hits:
+        right = {p.text: p.wanted for p in sheet.others}
+        rows = self.recorder.record(run, sheet.others, range(sheet.other_seeds))
+        return counted(rows, lambda r: r.best == right[r.text])
 
 
-def _run(name: str, target: str, edit: Edit | None) -> str:
-    """A run's name in the rows; the unedited model draws the others of all targets once."""
-    return BASE if edit is None else run_of(f"{name}|{target}", edit)
-
-
-def _prompts(target: str) -> tuple[list[Prompt], list[Prompt]]:
-    anchor = PAIRS[target]
-    return complex_prompts(target, anchor, target, PROMPTS), other_prompts(target, anchor, OTHERS)
+def _shown(rows: Iterable[Row], word: str) -> Hits:
+    return counted(rows, lambda r: word in r.found)

@@ -1,18 +1,25 @@
-"""The numbers of `erasepro_knobs.py` as Markdown tables, as curves in SVG, and written into a page between markers."""
+"""The numbers of `erasepro_knobs.py` as Markdown tables, and written into a page between markers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from knobs_settings import KNOBS, Knob
+from knobs_measure import point
+from knobs_settings import KNOBS, PICTURED, Knob
 
-COLOURS = ("#0b62a4", "#c4501b", "#2b8a57", "#7a4fa3", "#8a6d1b", "#b0306a", "#4d4d4d")
 FORMS = {"residual": ".0e", "rank": ".0f", "KiB": ".0f", "seconds": ".2f"}
+SHOWN = {
+    "target found": "target unedited",
+    "anchor in its place": "anchor asked for",
+    "others right": "others unedited",
+}
+"""What the judge found after an edit, and the same of the unedited model."""
 Row = Mapping[str, Any]
+Points = Mapping[tuple[str, str], Row]
+"""The judged pictures of a knob's settings, by line and label."""
 
 
 def cell(row: Row, key: str) -> str:
@@ -47,28 +54,72 @@ def conflict_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
 
 
-def picture_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Shares in per cent with their Wilson intervals."""
-    names = list(next(iter(rows.values())))
+def judged(results: Row, knob: Knob) -> dict[tuple[str, str], Row]:
+    """What `--images` found of a knob's settings, of those that are drawn."""
+    points = (results.get("pictures") or {}).get("points", {})
+    return {(s.line, s.label): points[point(s)] for s in knob.settings if point(s) in points}
 
-    def share(s: Mapping[str, Any]) -> str:
-        return f"{s['share']:.1%} ({s['interval95'][0]:.1%} to {s['interval95'][1]:.1%}, n = {s['images']})"
 
-    return markdown(["setting", *names], [[label, *(share(row[n]) for n in names)] for label, row in rows.items()])
+def share(measure: Row | None, *, interval: bool = True) -> str:
+    """Per cent, with the Wilson interval and what it is of; nothing without pictures."""
+    if not measure or not measure["images"]:
+        return ""
+    low, high = measure["interval95"]
+    return f"{measure['share']:.1%}" + (f" ({low:.1%} to {high:.1%}, n = {measure['images']})" if interval else "")
+
+
+def picture_table(knob: Knob, points: Points) -> str:
+    """What the judge found with each setting, and beside it of the unedited model with the same prompts and seeds."""
+    lined, refused = any(line for line, _ in points), any(p["refused"] for p in points.values())
+    columns = [name for pair in SHOWN.items() for name in pair]
+    head = [*["line"] * lined, knob.axis or "setting", *columns, *["refused"] * refused]
+    body = [
+        [*[line] * lined, label, *(share(p["measures"].get(c), interval=c in SHOWN) for c in columns),
+         *[str(p["refused"] or "")] * refused]
+        for (line, label), p in points.items()
+    ]  # fmt: skip
+    return markdown(head, body)
+
+
+def picture_note(results: Row) -> str:
+    """Of what the judged pictures are, and which knobs' are not drawn yet."""
+    made = (results.get("pictures") or {}).get("made")
+    if not made:
+        return "Not run yet: no pictures are drawn."
+    missing = [k.title for k in map(KNOBS.__getitem__, PICTURED) if len(judged(results, k)) < len(k.settings)]
+    asked = made["asked"]
+    return (
+        f"Judge {made['judge']}; {len(made['targets'])} targets ({', '.join(made['targets'])}), of each {asked['prompts']} "
+        f"held-out sentences with {asked['seeds']} seeds and {asked['others']} pictures of other concepts; 95 % Wilson "
+        "intervals." + (f"\nNot drawn yet, or not whole: {'; '.join(missing)}." if missing else "")
+    )
 
 
 def blocks(results: Mapping[str, Any]) -> dict[str, str]:
     """Every table by its marker's name."""
-    found = {name: table(KNOBS[name], rows) for name, rows in results["knobs"].items() if name in KNOBS}
+    found = {name: "\n\n".join(parts) for name, knob in KNOBS.items() if (parts := _tables(results, name, knob))}
     if results.get("conflicts"):
         found["conflicts"] = conflict_table(results["conflicts"])
-    if results.get("pictures"):
-        found["pictures"] = picture_table(results["pictures"])
+    found["pictures"] = picture_note(results)
     found["run"] = (
         f"Model {results['model']}, {results['targets']} targets ({', '.join(f'{t} to {a}' for t, a in results['pairs'])}), "
         f"{results['sentences']} sentences each, {results['unrelated']} unrelated prompts."
     )
     return found
+
+
+def _tables(results: Row, name: str, knob: Knob) -> list[str]:
+    """What there is of a knob: the features' table, the pictures' table."""
+    rows, points = results["knobs"].get(name), judged(results, knob)
+    return [*([table(knob, rows)] if rows else ()), *([picture_table(knob, points)] if points else ())]
+
+
+def with_plots(found: Mapping[str, str], page: Path) -> dict[str, str]:
+    """The blocks, each knob's plot below its tables if it is in the folder that the page is named after."""
+    folder = page.with_suffix("")
+    drawn = {name: knob.title for name, knob in KNOBS.items() if (folder / f"{name}.svg").exists()}
+    return {name: f"{block}\n\n![{drawn[name]}]({folder.name}/{name}.svg)" if name in drawn else block
+            for name, block in found.items()}  # fmt: skip
 
 
 def rewrite(path: Path, found: Mapping[str, str]) -> list[str]:
@@ -79,41 +130,3 @@ def rewrite(path: Path, found: Mapping[str, str]) -> list[str]:
         text = re.sub(pattern, lambda m, b=block: f"{m[1]}{b}\n{m[2]}", text, flags=re.DOTALL)
     path.write_text(text)
     return [name for name in found if f"<!-- knob:{name} -->" not in text]
-
-
-def curve(knob: Knob, rows: Sequence[Row]) -> str:
-    """Gap and drift, side by side, against the knob; one colour a line."""
-    labels = list(dict.fromkeys(r["label"] for r in rows))
-    lines = list(dict.fromkeys(r["line"] for r in rows))
-    panels = "".join(
-        _panel(key, 20 + 400 * i, labels, lines, rows, knob.axis) for i, key in enumerate(("gap", "drift"))
-    )
-    legend = "".join(
-        f'<text x="{60 + 190 * (i % 4)}" y="{268 + 18 * (i // 4)}" fill="{colour}">■ {escape(line)}</text>'
-        for i, (line, colour) in enumerate(zip(lines, COLOURS, strict=False)) if line
-    )  # fmt: skip
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 298" font-family="sans-serif" font-size="12" role="img">'
-        f'<title>{escape(knob.title)}</title><rect width="820" height="298" fill="#fff"/>{panels}{legend}</svg>\n'
-    )
-
-
-def _panel(key: str, left: float, labels: list[str], lines: list[str], rows: Sequence[Row], axis: str) -> str:
-    top, bottom, start, end = 24.0, 205.0, left + 40, left + 370
-    highest = max((r["mean"].get(key) or 0 for r in rows), default=1) * 1.1 or 1
-    step = (end - start) / max(1, len(labels))
-    x = {label: start + step * (i + 0.5) for i, label in enumerate(labels)}
-    parts = [f'<text x="{start}" y="15" font-weight="bold">{key}</text>']
-    for i in range(5):
-        y, value = bottom - (bottom - top) * i / 4, highest * i / 4
-        parts.append(f'<path d="M{start} {y:.1f}H{end}" stroke="#ddd"/><text x="{start - 5}" y="{y + 4:.1f}" '
-                     f'text-anchor="end" fill="#555">{value:.2f}</text>')  # fmt: skip
-    parts += [f'<text x="{x[t]:.1f}" y="222" text-anchor="middle" fill="#555">{escape(t)}</text>' for t in labels]
-    parts.append(f'<text x="{(start + end) / 2}" y="243" text-anchor="middle" fill="#555">{escape(axis)}</text>')
-    for colour, line in zip(COLOURS, lines, strict=False):
-        points = [(x[r["label"]], bottom - (bottom - top) * r["mean"][key] / highest)
-                  for r in rows if r["line"] == line and r["mean"].get(key) is not None]  # fmt: skip
-        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>' for a, b in points]
-    return "".join(parts)

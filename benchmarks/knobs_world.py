@@ -93,11 +93,18 @@ class World:
 
     def cases(self, setting: Setting) -> list[Case]:
         """The edits that a setting is the mean of."""
+        if setting.pairs:
+            return [Case(setting.pairs, setting.kept)]
         if setting.concepts > 1:
             sets = self._sets(setting.concepts)
             return [Case(s, tuple(self._retained({w for pair in s for w in pair}, setting.retain))) for s in sets]
         pairs = [(t, self.anchor(t, setting.anchor)) for t in self.targets]
         return [Case((pair,), tuple(self._retained(pair, setting.retain))) for pair in pairs]
+
+    def measured(self, case: Case) -> list[tuple[str, str]]:
+        """Those of a case's pairs that its numbers are of: the world's targets without their company, or, of a case that
+        has none of them, all."""
+        return [pair for pair in case.pairs if pair[0] in self.targets] or list(case.pairs)
 
     def _retained(self, said: Container[str], count: int) -> list[str]:
         """Every third concept of one token, then the others, without those of the pairs."""

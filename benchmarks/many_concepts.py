@@ -12,7 +12,7 @@ seconds of the fit on the loaded model; KiB of the edit's tensors. "noise of X":
 Pictures: 100 prompts for targets and 100 for others at each count, a seed each, in forms that training used and forms
 that it never saw in turn. They are kept in rows.jsonl: a run that was stopped goes on, and what was drawn for a model
 and an edit is not drawn again. Without --images the table shows those pictures that are there. results.json keeps the
-rows of earlier runs on the same model until they are measured again, so --counts and --methods can be run in parts.
+rows of earlier runs on the same model and sets until they are measured again, so --counts and --methods can be run in parts.
 MACE trains: its states are kept in --states, and a run that was stopped goes on with the LoRA that it was at.
 """
 
@@ -29,7 +29,7 @@ import many_images
 import many_page
 from many_fits import Arm, Probe, arms, record, specs
 from many_images import Album
-from many_sets import COUNTS, IMAGES, Work, work
+from many_sets import COUNTS, IMAGES, Work, work, works_sha256
 
 import erasekit
 from erasekit import models
@@ -74,15 +74,20 @@ def measure(pipe: Any, task: Work, args: argparse.Namespace, keep: Keep) -> tupl
 
 
 def earlier(path: Path, sha256: str) -> list[dict[str, Any]]:
-    """The rows of a results file that were measured on this model; none where there is no such file."""
+    """The rows of a results file that were measured on this model and the sets of today; none where there is no such file."""
     found = json.loads(path.read_text()) if path.exists() else {}
-    return found["rows"] if found.get("model_sha256") == sha256 else []
+    return found["rows"] if found.items() >= _of(sha256).items() else []
+
+
+def _of(sha256: str) -> dict[str, str]:
+    """What all rows of a results file have in common."""
+    return {"model_sha256": sha256, "works_sha256": works_sha256()}
 
 
 def save(rows: Sequence[Mapping[str, Any]], sha256: str, path: Path) -> list[Mapping[str, Any]]:
-    """Writes the rows with the earlier ones of this model; returns them all."""
+    """Writes the rows with the earlier ones of this model and these sets; returns them all."""
     together = many_page.merged(earlier(path, sha256), rows)
-    write_whole(path, (json.dumps({"model_sha256": sha256, "rows": together}, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps({**_of(sha256), "rows": together}, indent=1) + "\n").encode())
     return together
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from trained_rule import Rule
 import erasekit
 from erasekit import methods
 from erasekit.edit import Edit
-from erasekit.errors import EraseKitError
+from erasekit.errors import InfeasibleError, UsageError
+from erasekit.evaluation import named_files
 from erasekit.evaluation.controls import random_like
-from erasekit.evaluation.shards import slug
+from erasekit.evaluation.shards import digest, slug
 from erasekit.files import write_whole
 
 PRESETS = {  # those that are meant for many concepts
@@ -87,26 +88,30 @@ def _number(preset: str) -> int | None:
 def fit(pipe: Any, work: Work, spec: str, *, states: Path | None = None) -> Arm:
     """The edit of `method:preset:key=value` for the whole set, everything else retained; why a method refused.
 
-    One that trains has what `trained_rule` gives it; its state is kept in `states`, and a run that was ended goes on.
+    One that trains has what `trained_rule` gives it; its state is kept in `states`, and a run that was ended goes on. What
+    ends a run, such as a full GPU or disk, is raised: it says nothing of the method.
     """
     words = spec.split(":")
     method = ":".join(word for word in words if "=" not in word)
-    cls, _ = methods.resolve(method)  # a wrong name is a mistake, and no refusal
+    cls, preset = methods.resolve(method)  # a wrong name is a mistake, and no refusal
     parameters = Rule().parameters(method) | dict(word.split("=", 1) for word in words if "=" in word)
-    methods.make_config(cls, parameters)
-    state = _state(states, spec, work) if states and methods.trains(cls) else None
+    config = methods.make_config(cls, {**preset.values, **parameters})
+    state = _state(states, spec, work, config) if states and methods.trains(cls) else None
     known, start = state is not None and state.exists(), time.perf_counter()
     try:
         edit = erasekit.erase(pipe, work.targets, anchor=work.anchors, retain=work.retained, method=method,
                               **({"checkpoint": state} if state else {}), **parameters)  # fmt: skip
-    except EraseKitError as error:
+    except (InfeasibleError, UsageError) as error:
         return Arm(spec, refused=str(error))
     return Arm(spec, edit, _seconds(time.perf_counter() - start, state, gone_on=known))
 
 
-def _state(states: Path, spec: str, work: Work) -> Path:
+def _state(states: Path, spec: str, work: Work, config: Any) -> Path:
+    """A file of this work and these parameters alone, texts in files included: of others there is another state, and none
+    is refused as another run's."""
     states.mkdir(parents=True, exist_ok=True)
-    return states / f"{slug(spec)}-{work.count}.safetensors"
+    own = digest([asdict(work), named_files.contents(config.decisive())])[:12]
+    return states / f"{slug(spec)}-{work.count}-{own}.safetensors"
 
 
 def _seconds(seconds: float, state: Path | None, *, gone_on: bool) -> float | None:

@@ -9,11 +9,13 @@ of them are not among the first 50.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 
 import numpy as np
 from emoji_prompts import Prompt
 
+from erasekit.evaluation.shards import digest
 from erasekit.evaluation.suites import load_suite
 from erasekit.worlds.emoji.captions import HELD_OUT_SINGLE, SINGLE, article, fill
 from erasekit.worlds.emoji.concepts import BACKGROUNDS, STYLES, names
@@ -45,6 +47,12 @@ def work(count: int) -> Work:
     targets = suite.targets[:count]
     anchors = tuple(str(suite.anchor(target)) for target in targets)
     return Work(targets, anchors, tuple(name for name in names() if name not in targets))
+
+
+@cache
+def works_sha256() -> str:
+    """Of all the sets: rows of other targets, anchors or retained concepts answer another question."""
+    return digest([asdict(work(count)) for count in COUNTS])
 
 
 def target_prompts(work: Work, count: int = IMAGES) -> list[Prompt]:

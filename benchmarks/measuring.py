@@ -120,7 +120,7 @@ def watched() -> Iterator[Clock]:
     clock.watch(sd.SDBackbone, "fingerprint", "fingerprint")
     for module in (erasepro, _cross):
         clock.watch(module, "fingerprints", "fingerprint")  # hashed in threads
-    for part in ("embed", "layer", "output", "attention_input", "features"):
+    for part in ("embed", "layer", "advance", "output", "attention_input", "features"):
         clock.watch(_clip.ClipTower, part, "encode")
     try:
         yield clock

@@ -33,8 +33,8 @@ def sweep(
     """Every line over all points; `run` measures one call within the time limit, or says why it was skipped.
 
     `fill` makes a call without a limit: it puts what a line computes from a list of retained prompts into the cache that
-    all lines share, once a list. What is among the points `known` is not measured again; `keep` gets every point as it
-    comes.
+    all lines share, once a list. A call that is among the points `known` is not made again, whether the plain one or the one
+    with the cache; `keep` gets every point as it comes.
     """
     before = {(p["line"], p["targets"], p["retained"]): p for p in known}
     targets, retained = ((1, 2), (0, 3)) if small else (TARGETS, RETAINED)
@@ -42,7 +42,7 @@ def sweep(
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(folder, fill or run)
         for line, count, kept in product(lines, targets, retained):
-            found = before.get((line, count, kept)) or measure(points, line, count, kept, run, cache)
+            found = measure(points, line, count, kept, run, cache, before.get((line, count, kept), {}))
             points.append({"line": line, "targets": count, "retained": kept} | found)
             print(told(points[-1]), flush=True)
             if keep:
@@ -73,13 +73,20 @@ def asked(line: str, count: int, kept: int, *, retain_cache: str | None = None) 
     return Work(method, tuple(concepts(count)), retained, None, parameters, retain_cache)
 
 
-def measure(points: list[Point], line: str, count: int, kept: int, run: Run, cache: Cache) -> dict[str, Any]:
-    """One point: the plain call and, where the method keeps it, the call that finds the retained prompts' moment."""
-    smaller = skipped_before(points, line, count, kept)
-    why = smaller and f"{smaller['targets']} targets and {smaller['retained']} retained: {smaller['skipped']}"
-    found = {"skipped": why} if why else run(asked(line, count, kept))
+def measure(
+    points: list[Point], line: str, count: int, kept: int, run: Run, cache: Cache, known: Point
+) -> dict[str, Any]:
+    """One point: the plain call and, where the method keeps it, the call that finds the retained prompts' moment; each as it
+    is in `known`, where it is."""
+    found = {key: value for key, value in known.items() if key != "cached"}
+    if found.keys().isdisjoint(("seconds", "skipped")):
+        smaller = skipped_before(points, line, count, kept)
+        why = smaller and f"{smaller['targets']} targets and {smaller['retained']} retained: {smaller['skipped']}"
+        found |= {"skipped": why} if why else run(asked(line, count, kept))
+    if "cached" in known:
+        return found | {"cached": known["cached"]}
     if kept and caches(line) and not cached_too_long(points, line, count):
-        found = found | {"cached": run(cache.work(line, count, kept))}
+        found |= {"cached": run(cache.work(line, count, kept))}
     return found
 
 

@@ -1,10 +1,11 @@
-"""The edits that are measured, and what was to be reached: seconds, times faster than the textbook, the same result,
-memory. The bars are for SD 1.4's shapes on two cores."""
+"""The edits that are measured, and what was to be reached: seconds, times faster than the textbook, the same result, the
+residual, memory. The bars are for SD 1.4's shapes on two cores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import measuring
@@ -15,7 +16,8 @@ Results = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Task:
-    """One edit to measure: sizes (targets, retained), the sizes for --small, what it is compared with, its bars."""
+    """One edit to measure: sizes (targets, retained), the sizes for --small, what it is compared with, its bars, and whether
+    the command is run as typed too."""
 
     method: str
     size: tuple[int, int]
@@ -24,22 +26,32 @@ class Task:
     anchor: str | None = None
     against: str | None = None
     seconds: float | None = None
+    residual: float | None = None
+    typed: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def work(self, small: bool) -> measuring.Work:
-        targets, retained = self.small if small else self.size
+        count, retained = self.small if small else self.size
+        targets = tuple(self.names(count))
+        # A retained concept that begins with a target's word has the target's column: an exact method refuses both.
+        apart = (concept for concept in concepts(retained + count, start=count) if concept.split()[0] not in targets)
         return measuring.Work(
             self.method,
-            tuple(self.names(targets)),
-            tuple(concepts(retained, start=targets)),
+            targets,
+            tuple(islice(apart, retained)),
             self.anchor,
             self.parameters,
         )
 
 
+RATIO, DIFFERENCE, MEMORY, RESIDUAL = 20.0, 1e-6, 1500, 1e-5
+SAMPLE = 64
+"""So many prompts stand for all in the textbook's encoder, unless --full."""
+ONE, WORD = concepts(1, start=5)[0], words(1, start=5000)[0]
 TASKS: dict[str, Task] = {
-    "erasepro": Task("erasepro", (1, 0), (1, 0), anchor=concepts(1, start=5)[0], seconds=3),
-    "erasepro100": Task("erasepro", (100, 0), (2, 0), words, anchor=words(1, start=5000)[0], seconds=10),
+    "erasepro": Task("erasepro", (1, 0), (1, 0), anchor=ONE, seconds=3, residual=RESIDUAL, typed=True),
+    "erasepro100": Task("erasepro", (100, 0), (2, 0), words, anchor=WORD, seconds=10, residual=RESIDUAL),
+    "erasepro_large": Task("erasepro", (100, 1000), (2, 3), words, anchor=WORD, residual=RESIDUAL),
     "uce": Task("uce", (10, 100), (3, 6), against="uce"),
     "large": Task("uce", (100, 1000), (10, 40), against="uce"),
     "rece": Task("rece:nudity", (1, 0), (1, 0), against="rece", seconds=3),
@@ -48,7 +60,14 @@ TASKS: dict[str, Task] = {
     "trce": Task("trce-text", (1, 0), (1, 0)),
     "realera": Task("realera-text", (1, 0), (1, 0)),
 }
-RATIO, DIFFERENCE, MEMORY = 20.0, 1e-6, 1500
+
+
+def basis(kind: str, taken: dict[str, Any]) -> str:
+    """Whether the textbook's side of a ratio ran whole, or is computed from a part of it."""
+    solved, matrices = taken["matrices"]
+    encoded = (taken.get("full", False) or taken["prompts"][0] <= SAMPLE) and not taken.get("rounds")
+    whole = {"as_released": "loop" in taken, "encoded_once": encoded and solved == matrices}
+    return "run" if whole.get(kind, solved == matrices) else "computed"
 
 
 def bars(results: Results) -> list[dict[str, Any]]:
@@ -64,10 +83,14 @@ def bars(results: Results) -> list[dict[str, Any]]:
             rows.append((f"{task}: seconds", run["ours"]["seconds"], limit, run["ours"]["seconds"] <= limit))
         for kind, ratio in run.get("ratios", {}).items():
             if kind != "after_encoding":
-                rows.append((f"{task}: times faster, {kind}", ratio, RATIO, ratio >= RATIO))
+                what = f"{task}: times faster, {kind} ({basis(kind, run['textbook'])})"
+                rows.append((what, ratio, RATIO, ratio >= RATIO))
         if "relative_difference" in run:
             apart = run["relative_difference"]["weight"]
             rows.append((f"{task}: relative difference", apart, DIFFERENCE, apart <= DIFFERENCE))
+        if (allowed := TASKS[task].residual) is not None:
+            left = run["ours"]["residual"]
+            rows.append((f"{task}: residual after the cast", left, allowed, left <= allowed))
         peak = run["ours"]["peak_rss_mb"]
         rows.append((f"{task}: peak MB", peak, MEMORY, peak < MEMORY))
     return [dict(zip(("what", "value", "bound", "met"), row, strict=True)) for row in rows]

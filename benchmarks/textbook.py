@@ -8,7 +8,7 @@ SPEED's are columns (d, n); weights are (o, d).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Encoder:
-    """Text features of one prompt at a time, padded to 77, by transformers."""
+    """Text features of one prompt at a time, padded to 77, by transformers; every call tokenises and encodes anew."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -29,11 +29,15 @@ class Encoder:
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.model = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
 
-    @torch.no_grad()
     def __call__(self, prompt: str) -> Tensor:
         """All 77 rows (77, d)."""
+        return self.subject(prompt)[0]
+
+    @torch.no_grad()
+    def subject(self, prompt: str) -> tuple[Tensor, int]:
+        """All 77 rows and the position of the last subject token (BOS in an empty prompt)."""
         batch = self.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt")
-        return self.model(batch["input_ids"])[0][0]
+        return self.model(batch["input_ids"])[0][0], int(batch["attention_mask"].sum()) - 2
 
 
 def tails(target: tuple[Tensor, int], anchor: tuple[Tensor, int]) -> Pair:
@@ -46,7 +50,7 @@ def tails(target: tuple[Tensor, int], anchor: tuple[Tensor, int]) -> Pair:
 # -- UCE (arXiv 2308.14761) -------------------------------------------------------------------------------------
 
 
-def uce(old: Tensor, pairs: Sequence[Pair], kept: Sequence[Tensor], *, lamb: float, scale: float) -> Tensor:
+def uce(old: Tensor, pairs: Iterable[Pair], kept: Iterable[Tensor], *, lamb: float, scale: float) -> Tensor:
     """W = (lamb W_o + sum W_o y x' + b sum W_o r r') (lamb I + sum x x' + b sum r r')^-1, for one matrix."""
     top, bottom = lamb * old, lamb * torch.eye(old.shape[1], dtype=old.dtype)
     for x, y in pairs:

@@ -167,9 +167,7 @@ def known(method: str) -> bool:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The tasks that are asked for, and with `MEMORY` every piece of memory, each in a child; `SystemExit` where one fails
     or the losses differ."""
-    base = {"model": options.shape, "device": options.device, "threads": options.threads, "batch": options.batch,
-            "steps": options.steps, "sampling_steps": options.sampling_steps}  # fmt: skip
-    times = {}
+    base, times = settings(options), {}
     for method in filter(known, options.methods):
         times[method] = _child(base | {"kind": "speed", "method": method, "repeat": options.repeat})
         if times[method]["difference"] > TOLERANCE:
@@ -181,15 +179,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"environment": measuring.environment(), "settings": base, "speed": times, "memory": peaks}
 
 
-def earlier(out: Path, methods: list[str]) -> dict[str, Any]:
-    """What an earlier run left there, to be kept by a run of some of the methods; nothing for a run of all of them."""
-    return json.loads(out.read_text()) if out.exists() and not set(TASKS) <= set(methods) else {}
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the numbers besides method and machine."""
+    return {"model": options.shape, "device": options.device, "threads": options.threads, "batch": options.batch,
+            "steps": options.steps, "sampling_steps": options.sampling_steps}  # fmt: skip
 
 
-def merged(before: dict[str, Any], found: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Both, the new numbers first choice; `SystemExit` where they are of other settings or another machine."""
-    if before and (other := [key for key in ("environment", "settings") if before[key] != found[key]]):
-        raise SystemExit(f"error: {out} has numbers of other {' and '.join(other)}: measure all methods, or name another --out")
+def earlier(options: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """What an earlier run left there, for a run of some methods; `SystemExit` for that of other settings or another machine."""
+    before = json.loads(out.read_text()) if out.exists() and not set(TASKS) <= set(options.methods) else {}
+    now = {"environment": measuring.environment(), "settings": settings(options)} if before else {}
+    if other := [key for key in now if before[key] != now[key]]:
+        what = " and ".join(other)
+        raise SystemExit(f"error: {out} has numbers of other {what}: measure all methods, or name another --out")
+    return before
+
+
+def merged(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Both, the new numbers first choice."""
     speed = {**before.get("speed", {}), **found["speed"]}
     ordered = {name: speed[name] for name in TASKS if name in speed}
     return {**found, "speed": ordered, "memory": found["memory"] or before.get("memory", {})}
@@ -229,7 +236,8 @@ def main(words: list[str] | None = None) -> None:
         print(json.dumps(run_child(json.loads(options.child))))
         return
     out = options.out or RESULTS / f"training_speed_{options.shape}.json"
-    found = merged(earlier(out, options.methods), measure(options), out)
+    before = earlier(options, out)  # what cannot be kept is refused before anything is measured
+    found = merged(before, measure(options))
     found["bars"] = bars(found)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=1) + "\n")

@@ -75,7 +75,7 @@ def world(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(models, "resolve", lambda name: Path(name))
     monkeypatch.setattr(models, "load", lambda name: tiny.sd1(seed=1))
     monkeypatch.setattr(attack_table.checks, "shown", lambda known, cases, *rest, **more: cases[:3])
-    monkeypatch.setattr(attack_table.checks, "strength", lambda *given, **more: Chosen(0.3, 5, 9))
+    monkeypatch.setattr(attack_table.checks, "strength", lambda *given, **more: Chosen(0.3, 5, 9, (0.3,)))
     return tmp_path
 
 
@@ -110,6 +110,14 @@ def test_the_table_is_made_kept_and_put_into_its_page(world: Path, capsys: pytes
     assert len(RUNS) == 16 and page.read_text() == text
     with pytest.raises(UsageError, match="is not there: measure with --docs first"):
         attack_table.main(["--reprint", "--results", str(world / "none.json")])
+
+
+def test_a_model_that_knows_the_target_is_no_control(world: Path) -> None:
+    (world / "without.json").write_text(json.dumps({"concepts": ["dog"], "styles": []}))
+    command = ["--cases", "4", "--never", f"cat={world}", "--methods", "uce", "--out", str(world / "out")]
+    with pytest.raises(UsageError, match=r"^--never cat=.*: the model there was trained with 'cat', and without dog"):
+        attack_table.main(command)
+    assert not RUNS and attack_table.columns(attack_table.options(["--never", f"dog={world}"]), "dog")[-1] == "never knew"
 
 
 def test_the_page_is_what_the_results_say() -> None:

@@ -75,6 +75,9 @@ def test_a_call_keeps_what_others_measured_and_writes_every_number(tmp_path: Pat
     again = Kept(path, {"cpus": 2}, small=False)
     assert [p["targets"] for p in again.measured("sd14", 60)] == [1, 10]
     assert [p["targets"] for p in again.measured("sd14", 90)] == [1] and again.measured("sd21", 60) == []
+    kept.point(points[2] | {"skipped": "10 targets and 0 retained: over 60 s", "cached": {"seconds": 2.0}})
+    assert kept.measured("sd14", 60)[-1] == points[2] | {"cached": {"seconds": 2.0}}, "why it is skipped is asked anew"
+    assert kept.measured("sd14", 90)[-1] == kept.measured("sd14", 60)[-1]
     for environment, small in (({"cpus": 3}, False), ({"cpus": 2}, True)):
         with pytest.raises(UsageError, match="another --out"):
             Kept(path, environment, small=small)
@@ -86,6 +89,29 @@ def test_a_sweep_takes_known_points_and_gives_every_point_away() -> None:
     known, kept, asked = [{"line": "uce", "targets": 1, "retained": 0, "skipped": "over 60 s"}], [], []
     sweep.sweep(["uce"], lambda work: asked.append(work) or {}, small=True, known=known, keep=kept.append)
     assert asked == [] and [point["targets"] for point in kept] == [1, 1, 2, 2]
+
+
+def test_a_sweep_that_goes_on_makes_no_call_again(tmp_path: Path) -> None:
+    import sweep
+    from closed_form_kept import Kept
+
+    asked, kept = [], Kept(tmp_path / "found.json", {}, small=True)
+
+    def measure(work) -> dict:
+        asked.append((len(work.targets), len(work.retain), bool(work.retain_cache)))
+        slow = len(work.retain) > 0 and not work.retain_cache
+        return {"skipped": "over 60 s"} if slow else {"seconds": 1.0, "parts": {}, "peak_rss_mb": 1, "edit_bytes": 1}
+
+    def again(limit: float) -> list[dict]:
+        return sweep.sweep(["uce"], measure, small=True, fill=lambda work: {}, known=kept.measured("sd14", limit),
+                           keep=lambda point: kept.point({"shape": "sd14"} | point))  # fmt: skip
+
+    again(60)
+    (whole, first), asked[:] = (kept.points, list(asked)), []
+    assert sorted(first) == [(1, 0, False), (1, 3, False), (1, 3, True), (2, 0, False), (2, 3, True)]
+    assert again(60) == whole and asked == []
+    again(90)
+    assert asked == [(1, 3, False)], "of another limit the one that took too long"
 
 
 def test_the_fastest_of_several_runs_is_that_of_each_side() -> None:
@@ -135,15 +161,100 @@ def test_a_bar_is_met_or_missed() -> None:
     from tasks import bars, told
 
     ours = {"seconds": 4.0, "peak_rss_mb": 1600}
-    rows = bars({"sd14": {"rece": {"ours": ours, "ratios": {"as_released": 30.0, "encoded_once": 2.0}}}})
+    taken = {"prompts": [2, 3], "matrices": [32, 32]}
+    rows = bars(
+        {"sd14": {"rece": {"ours": ours, "textbook": taken, "ratios": {"as_released": 30.0, "encoded_once": 2.0}}}}
+    )
     (missing,) = bars({"sd14": {"trce": {"error": "no"}}})
     assert told(missing) == "trce: not measured" and told(rows[0]) == "rece: seconds: 4, bar 3: missed"
     assert {row["what"]: row["met"] for row in rows} == {
         "rece: seconds": False,
-        "rece: times faster, as_released": True,
-        "rece: times faster, encoded_once": False,
+        "rece: times faster, as_released (computed)": True,
+        "rece: times faster, encoded_once (run)": False,
         "rece: peak MB": False,
     }
+
+
+@pytest.mark.parametrize(("residual", "met"), [(5.6e-8, True), (2e-5, False)])
+def test_the_residual_of_erasepro_has_a_bar(residual: float, met: bool) -> None:
+    from tasks import TASKS, bars
+
+    ours = {"seconds": 1.0, "peak_rss_mb": 900, "residual": residual}
+    names = [name for name in TASKS if name.startswith("erasepro")]
+    found = [bar for bar in bars({"sd14": {name: {"ours": ours} for name in names}}) if "residual" in bar["what"]]
+    assert [(bar["bound"], bar["met"]) for bar in found] == [(1e-5, met)] * len(names) and len(names) == 3
+
+
+def test_a_ratio_says_whether_the_textbook_ran_whole() -> None:
+    from comparing import together
+    from tasks import basis
+
+    parts, taken = (
+        {"solve": 1.0, "fingerprint": 1.0},
+        {"encode": 3.0, "prompts": [111, 121], "encodings": 32, "solve": 4.0},
+    )
+    part = together({"seconds": 1.0, "parts": parts}, taken | {"matrices": [3, 32]}, {})
+    assert {basis(kind, part["textbook"]) for kind in part["ratios"]} == {"computed"}
+    whole = together({"seconds": 1.0, "parts": parts}, taken | {"matrices": [32, 32], "full": True, "loop": 99.0}, {})
+    assert {basis(kind, whole["textbook"]) for kind in whole["ratios"]} == {"run"} and len(whole["ratios"]) == 3
+    assert whole["textbook_seconds"]["as_released"] == 99.0, "by the clock, whatever one encoding took"
+    assert basis("encoded_once", taken | {"matrices": [32, 32], "full": True, "rounds": 3}) == "computed"
+
+
+def test_the_released_loop_encodes_every_prompt_for_every_matrix_and_gives_the_edit(
+    folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    import comparing
+    import textbook
+    from tasks import TASKS
+
+    from erasekit import erase
+
+    work, asked = TASKS["uce"].work(True), []
+    plain = textbook.Encoder.subject
+    monkeypatch.setattr(textbook.Encoder, "subject", lambda self, prompt: asked.append(prompt) or plain(self, prompt))
+    edit = erase(str(folder), work.targets, **work.options())
+    old = comparing.originals(folder, edit)
+    seconds, found = comparing.released_uce(work, folder, old, max(0.1, 1 / (1 + len(work.retain))))
+    assert seconds > 0 and list(found) == list(old)
+    once = [*(name for target in work.targets for name in (target, "")), "", *work.retain]
+    assert asked == ["", *once * len(old)], "the first only warms"
+    assert textbook.difference(edit, old, found)["weight"] < 1e-3, "as near as inverses in float32 come"
+    assert f"{len(old)} of {len(old)} matrices" in capsys.readouterr().err
+
+
+def test_no_retained_concept_begins_with_a_targets_word() -> None:
+    from shapes import concepts
+    from tasks import TASKS
+
+    work = TASKS["erasepro_large"].work(False)
+    assert (len(work.targets), len(work.retain), len(set(work.retain))) == (100, 1000, 1000)
+    assert not {name.split()[0] for name in work.retain} & {*work.targets, work.anchor}
+    assert TASKS["large"].work(False).retain == tuple(concepts(1000, start=100))
+
+
+def test_a_command_is_measured_as_typed(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    import typed
+    from measuring import Work
+
+    asked, work = [], Work("uce", ("big cat",), ("a fox",), "dog", {"tokens": "last"})
+    ended = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(typed.subprocess, "run", lambda command, **_: asked.append(command) or ended)
+    found = typed.run(work, folder)
+    assert found["command"] == ("erasekit erase 'big cat' --model FOLDER --method uce --out EDIT.safetensors --anchor dog "
+                                "--retain 'a fox' --set tokens=last")  # fmt: skip
+    assert (
+        asked[0][1:5] == ["-m", "erasekit", "erase", "big cat"] and found["seconds"] >= 0 and found["peak_rss_mb"] >= 0
+    )
+
+
+@pytest.mark.slow
+def test_the_command_as_typed_runs(folder: Path) -> None:
+    import typed
+    from measuring import Work
+
+    found = typed.run(Work("uce", ("cat",)), folder)
+    assert found["seconds"] > 0 and found["peak_rss_mb"] > 50
 
 
 def test_a_sweep_skips_what_asks_for_more_than_what_took_too_long() -> None:
@@ -286,7 +397,12 @@ def test_the_page_of_closed_forms_has_the_imports_beside_the_seconds(tmp_path: P
     said = closed_form_page.report(found)
     ours = found["results"]["sd14"]["erasepro"]["ours"]
     assert f"| `erasepro` | {ours['seconds']:.2f} |" in said and f"| {ours['import_seconds']:.2f} |" in said
-    assert "imports, s" in said and "- rece: seconds" in said
+    assert "imports, s" in said and "- rece: seconds" in said and "- erasepro: residual after the cast" in said
+    assert "`as_released` of `rece` was not run" in said
+    took = {"command": "erasekit erase a --model FOLDER", "seconds": 4.5, "peak_rss_mb": 960}
+    typed = {"results": {"sd14": {"erasepro": found["results"]["sd14"]["erasepro"] | {"typed": took}}}}
+    assert "`erasekit erase a --model FOLDER`: 4.50 s" in (beside := closed_form_page.report(typed))
+    assert f"- erasepro: seconds: {ours['seconds']:.4g}, bar 3" in beside, "the bar keeps its number"
     assert said in (ROOT / "docs" / "benchmarks.md").read_text(), "run benchmarks/closed_form_page.py"
     page = tmp_path / "page.md"
     page.write_text("<!-- begin closed_form -->\n<!-- end closed_form -->")

@@ -1,4 +1,4 @@
-"""The command line: every command in a process of its own, and every bad input as one line with the right exit code."""
+"""The command line: what each command does, and every bad input as one line with the right exit code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,8 +55,20 @@ def within(capfd: pytest.CaptureFixture[str]):
 @pytest.fixture(scope="module")
 def edit(sd1_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("edit") / "cat.safetensors"
-    done("erase", "cat", "--anchor", "dog", "--model", sd1_folder, "--retain", "fox", "--out", path)
+    words = ("erase", "cat", "--anchor", "dog", "--model", sd1_folder, "--retain", "fox", "--out", path)
+    assert cli.main([str(word) for word in words]) == 0
     return path
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file grows beyond these bytes: what is more fails in write(2), as on a full disk."""
+    was = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, was[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, was)
 
 
 def pixels(path: Path) -> bytes:
@@ -106,13 +120,13 @@ def test_show_says_where_no_drift_was_measured(within, sd1_folder: Path, tmp_pat
 
 
 def test_apply_writes_a_folder_with_the_edit_fused(
-    edit: Path, sd1_folder: Path, sd1, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    within, edit: Path, sd1_folder: Path, sd1, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from erasekit import models
 
     out = tmp_path / "fused"
     out.mkdir()  # an empty folder is welcome
-    done("apply", edit, "--model", sd1_folder, "--out", out)
+    within("apply", edit, "--model", sd1_folder, "--out", out)
     fused = models.load(out)
     with io.load(edit).applied(sd1):
         for component in ("text_encoder", "unet", "vae"):
@@ -181,6 +195,17 @@ def test_export(within, edit: Path, tmp_path: Path) -> None:
             assert len(list(file.keys())) > 0
 
 
+@pytest.mark.slow  # quick twin, in one process: `test_the_shell_commands` of the README
+def test_erase_show_apply_export_generate_in_processes_of_their_own(sd1_folder: Path, tmp_path: Path) -> None:
+    edit, lora, fused, pictures = (tmp_path / name for name in ("e.safetensors", "lora.safetensors", "fused", "pictures"))
+    done("erase", "cat", "--anchor", "dog", "--model", sd1_folder, "--out", edit)
+    assert json.loads(done("show", edit, "--json"))["targets"] == ["cat"]
+    done("apply", edit, "--model", sd1_folder, "--out", fused)
+    done("export", edit, "--format", "peft", "--out", lora)
+    done("generate", "a cat", "--model", fused, "--steps", 1, "--seeds", "0", "--out", pictures)
+    assert lora.is_file() and len(list(pictures.glob("*.png"))) == 1
+
+
 def test_lists(within) -> None:
     methods = json.loads(within("methods", "--json"))
     assert {"erasepro", "uce"} <= set(methods) and methods["uce"]["parameters"]["lamb"]["default"] == 0.5
@@ -215,11 +240,11 @@ ERASE = {
 }
 
 
-def refused(words: list[str], code: int, says: str, capfd: pytest.CaptureFixture[str]) -> None:
+def refused(words: list[str], code: int, says: str, captured: pytest.CaptureFixture[str]) -> None:
     """The command ends with `code`, and stderr is one line that holds `says`."""
-    capfd.readouterr()
+    captured.readouterr()
     assert cli.main(words) == code
-    lines = capfd.readouterr().err.splitlines()
+    lines = captured.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("erasekit: ") and says in lines[0], lines
     assert "Traceback" not in lines[0] and "unexpected" not in lines[0]
 
@@ -355,11 +380,13 @@ def test_a_full_disk_leaves_nothing(sd1_folder: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_under_apply_is_one_line(edit: Path, sd1_folder: Path, tmp_path: Path) -> None:
+def test_a_full_disk_under_apply_is_one_line(
+    edit: Path, sd1_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Here it is safetensors that writes, with an error of its own."""
-    result = call("apply", edit, "--model", sd1_folder, "--out", tmp_path / "out",
-                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000)))  # fmt: skip
-    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and "cannot be written" in result.stderr
+    with disk_of(60000):
+        refused(["apply", str(edit), "--model", str(sd1_folder), "--out", str(tmp_path / "out")], 1, "cannot be written",
+                capsys)  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from erasekit import models
-from erasekit.cli import main
+from erasekit.cli import attack_never, main
+from erasekit.errors import UsageError
 from erasekit.evaluation import arms
 
 QUICK = ["--steps", "2", "--cases", "3"]
@@ -25,15 +26,15 @@ def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_ladder_gives_one_number_and_goes_on(
     edit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["attack", "seeds", "--edit", str(edit), "--out", str(tmp_path / "a"), *QUICK]
+    command = ["attack", "seeds", "--edit", str(edit), "--out", str(tmp_path / "a"), *QUICK[:-1], "2"]
     assert main(command) == 0
     said = capfd.readouterr().out
     assert "worst case over all:" in said and "seed search" in said and "not checked: a low number" in said
     found = json.loads((tmp_path / "a/results.json").read_text())
-    assert found["target"] == "cat" and found["worst"]["of"] == 3 and found["edit"] == "erasepro"
+    assert found["target"] == "cat" and found["worst"]["of"] == 2 and found["edit"] == "erasepro"
     before = (tmp_path / "a/results.json").read_bytes()
     assert main(command) == 0 and (tmp_path / "a/results.json").read_bytes() == before
-    assert main([*command[:-1], "2"]) == 2
+    assert main([*command[:-1], "1"]) == 2
     assert "another run (other cases)" in capfd.readouterr().err
     assert found["kind"] == "object" and main([*command, "--target", "ink style", "--style"]) == 2
     said = capfd.readouterr().err.strip()
@@ -55,15 +56,45 @@ def test_the_unedited_model_is_attacked_too(tmp_path: Path, capfd: pytest.Captur
 
 
 def test_a_model_that_never_knew_the_target_stands_beside_each_rung(
-    edit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    edit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["attack", "prompts", "--edit", str(edit), "--out", str(tmp_path / "a"), *QUICK]
+
+    def stopped(*given, **options):
+        raise UsageError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attack_never, "climbed", stopped)
+        assert main([*command, "--without-model", "emoji"]) == 2 and "not now" in capfd.readouterr().err
+    ladder = json.loads((tmp_path / "a/results.json").read_text())
+    assert (ladder["worst"]["of"], "never_knew" in ladder, (tmp_path / "a/report.html").exists()) == (3, False, True)
     assert main([*command, "--without-model", "emoji"]) == 0  # stands in for one: without the edit
     said, found = capfd.readouterr().out, json.loads((tmp_path / "a/results.json").read_text())
     (rung,) = found["never_knew"]["rungs"]
     assert "never knew it" in said and (rung["label"], rung["tried"]) == ("prompts", 3)
     assert found["edit"] == "erasepro" and len(list((tmp_path / "a/never-knew").rglob("*.png"))) == 3
     assert main([*command, "--without-model", "nowhere"]) != 0 and "nowhere" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["prompts", "m-erasurebench"])
+def test_a_model_that_knows_the_target_is_refused_before_any_is_loaded(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model-without-dog+ink-style"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    (folder / "without.json").write_text(json.dumps({"concepts": ["dog"], "styles": ["ink"]}))
+
+    def load(*given, **options):
+        raise UsageError("goes on to the models")
+
+    monkeypatch.setattr(models, "load", load)
+    command = ["attack", name, "--without-model", str(folder), "--out", str(tmp_path / "a")]
+    assert main([*command, "--target", "cat"]) == 2
+    said = capfd.readouterr().err.strip()
+    assert "the model there was trained with 'cat', and without dog, ink: ask for one of these" in said and "\n" not in said
+    for known in (["dog"], ["ink style", "--style"]):
+        assert main([*command, "--target", *known]) == 2 and "goes on to the models" in capfd.readouterr().err
 
 
 def test_a_style_with_the_word_is_the_style_in_sentences_for_styles(tmp_path: Path) -> None:

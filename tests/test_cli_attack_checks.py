@@ -9,7 +9,7 @@ import attacked
 import pytest
 
 from erasekit.attacks import checks
-from erasekit.attacks.folder import kept_checks
+from erasekit.attacks.folder import kept_beside
 from erasekit.cli import main
 from erasekit.errors import UsageError
 
@@ -19,7 +19,7 @@ def test_checks_are_run_kept_printed_and_shown(
 ) -> None:
     edit, out = tmp_path / "cat.safetensors", tmp_path / "attacked"
     assert main(["erase", "cat", "--anchor", "dog", "--out", str(edit)]) == 0
-    command = ["attack", "prompts", "--edit", str(edit), "--steps", "2", "--cases", "3", "--out", str(out)]
+    command = ["attack", "prompts", "--edit", str(edit), "--steps", "2", "--cases", "2", "--out", str(out)]
     assert main(command) == 0
     assert "checks" not in json.loads((out / "results.json").read_text())
     assert "None was run" in (out / "report.html").read_text()
@@ -42,16 +42,16 @@ def test_checks_are_run_kept_printed_and_shown(
     assert [(out / name).read_bytes() for name in ("results.json", "report.html")] == whole
 
 
-def test_checks_of_other_numbers_are_not_carried_over(tmp_path: Path) -> None:
-    place, made = attacked.folder(tmp_path / "a"), {"checks": [{"check": "twins"}]}
+def test_what_belongs_to_other_numbers_is_not_carried_over(tmp_path: Path) -> None:
+    place, made = attacked.folder(tmp_path / "a"), {"never_knew": {"rungs": []}, "checks": [{"check": "twins"}]}
     path = place / "results.json"
     found = json.loads(path.read_text())
-    assert kept_checks(place, found) == {}
+    assert kept_beside(place, found) == {}
     path.write_text(json.dumps(found | made))
-    assert kept_checks(place, found) == kept_checks(place, found | {"model": "by another name"}) == made
-    assert kept_checks(place, found | {"edit_sha256": "other"}) == kept_checks(place, found | {"rungs": []}) == {}
+    assert kept_beside(place, found) == kept_beside(place, found | {"model": "by another name"}) == made
+    assert kept_beside(place, found | {"edit_sha256": "other"}) == kept_beside(place, found | {"rungs": []}) == {}
     path.write_text("{")
-    assert kept_checks(place, found) == kept_checks(tmp_path, found) == {}
+    assert kept_beside(place, found) == kept_beside(tmp_path, found) == {}
 
 
 def test_the_benchmark_has_controls_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

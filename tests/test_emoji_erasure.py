@@ -14,11 +14,11 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import emoji_bars  # noqa: E402
 import emoji_erasure  # noqa: E402
+import emoji_erasure_page  # noqa: E402
 import emoji_rows  # noqa: E402
-import erasepro_knobs  # noqa: E402
-import knobs_pictures  # noqa: E402
-from emoji_prompts import PAIRS, other_prompts  # noqa: E402
+from emoji_prompts import PAIRS, complex_prompts, other_prompts  # noqa: E402
 from emoji_rows import Recorder  # noqa: E402
 
 import erasekit  # noqa: E402
@@ -114,7 +114,97 @@ def test_a_picture_that_targets_share_counts_once(make, monkeypatch, capsys) -> 
     assert count["target before"] == 6 and count["target after"] == count["anchor asked for"] == 12
     assert found["all"]["others before"]["hits"] == len(shared) and found["all"]["target after"]["hits"] == 12
     assert list(found["targets"]) == list(found["edits"]) == ["cat", "wolf"] and found["plan"]["base_seeds"] == 1
-    assert f"n = {len(shared)}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"n = {len(shared)}" in printed and "| target found | 100.00 % (75.75 to 100.00), n = 12 |" in printed
+    assert "| anchor found, against the unedited model asked for it | -100.00 points" in printed
+    assert {bar["name"]: bar["met"] for bar in found["bars"]} == {
+        "target": False, "anchor": False, "others": True, "style": True, "background": True}  # fmt: skip
+    seen = {kind: shares["target after"]["images"] for kind, shares in found["sentences"].items()}
+    assert seen == {"one object": 8, "two objects": 4} and set(found["missed"]) == {"cat", "wolf", *seen}
+
+
+def pictures(run: str, right: list[bool], text: str = "p") -> dict:
+    """Ten seeds of each prompt."""
+    return {(run, f"{text}{i // 10}", i % 10): hit for i, hit in enumerate(right)}
+
+
+@pytest.mark.parametrize(("bar", "most"), [("target", 1), ("anchor", 5), ("others", 2), ("style", 1)])
+def test_a_bar_is_met_up_to_its_bound_and_missed_beyond(bar: str, most: int) -> None:
+    (one,) = (each for each in emoji_bars.BARS if each.name == bar)
+    twins = {f"p{i}": f"q{i}" for i in range(10)}
+
+    def met(lost: int) -> bool:
+        wrong = [i < lost for i in range(100)]
+        after = pictures("uce|cat", wrong if bar == "target" else [not hit for hit in wrong])
+        before = pictures("base", [True] * 100, "q" if bar == "anchor" else "p")
+        (found,) = emoji_bars.judged({one.after: after, one.before: before}, twins)
+        assert found["n"] == 100 and found["low"] <= found["value"] <= found["high"]
+        return found["met"]
+
+    assert met(most) and not met(40 if bar == "style" else most + 1)  # 40: four whole prompts of ten
+
+
+def test_a_twin_weighs_as_often_as_it_is_compared_and_lacking_ones_not_at_all() -> None:
+    before = {("base", "x", 0): False, ("base", "y", 0): True}
+    after = {("a", "x", 0): False, ("b", "x", 0): False, ("a", "y", 0): True, ("a", "y", 1): False}
+    (found,) = emoji_bars.judged({"others before": before, "others after": after}, {})
+    assert (found["value"], found["n"], found["met"]) == (0, 3, True)
+    assert emoji_bars.judged({"others after": after}, {}) == []
+
+
+def of_cats(seeds: int) -> dict:
+    """What a results file has of a method that drew every cat as a dog, but beside a second object."""
+    args = emoji_erasure.options(["--prompts", "4", "--seeds", str(seeds)])
+    asked, replaced = (complex_prompts("cat", "dog", noun, 4) for noun in ("cat", "dog"))
+
+    def hits(run: str, prompts: list, right) -> dict:
+        return {(run, p.text, seed): right(p) for p in prompts for seed in range(seeds)}
+
+    each = {"cat": {
+        "target before": hits("base", asked, lambda p: True), "target after": hits("e", asked, lambda p: p.objects == 2),
+        "anchor asked for": hits("base", replaced, lambda p: True), "anchor after": hits("e", asked, lambda p: p.objects == 1),
+        "others before": hits("base", PROMPTS, lambda p: True), "others after": hits("e", PROMPTS, lambda p: True),
+    }}  # fmt: skip
+    plan = {key: getattr(args, key) for key in emoji_erasure.PLAN}
+    return {"plan": plan, "edits": {}, **emoji_erasure.numbers(each, 4)}
+
+
+def test_pages_have_the_bars_and_what_misses_them(tmp_path) -> None:
+    long, short = tmp_path / "long.md", tmp_path / "short.md"
+    long.write_text("a\n<!-- begin erasure -->\nold\n<!-- end erasure -->\nb")
+    short.write_text("a\n<!-- begin erasure table -->\nold\n<!-- end erasure table -->\nb")
+    found = {"methods": {"uce": of_cats(2), "rece": of_cats(2), "erasepro": of_cats(3)}}
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(found))
+    emoji_erasure_page.main(["--results", str(results), "--docs", str(long), str(short)])
+    said, table = long.read_text(), short.read_text()
+    assert "old" not in said + table and said.count("| missed |") == 3 * 2 and "missed" not in table
+    assert "--methods uce rece --targets 1 --prompts 4 --seeds 2" in table and table.count("| no edit |") == 2
+    assert "1 targets instead of 10, 4 prompts instead of 20, 2 seeds instead of 8" in table
+    assert "| `rece` | 50.0 % (21.5 to 78.5) | 50.0 % (21.5 to 78.5) | 100.0 %" in table
+    assert said.count("| cat to dog | 50.0 % | 50.0 % | 100.0 % | 100.0 % | target, anchor |") == 3
+    assert "| sentences of one object | 0.0 % | 100.0 % | 100.0 % | – |  |" in said
+    assert "| sentences of two objects | 100.0 % | 0.0 % | 100.0 % | – | target, anchor |" in said
+
+
+def test_a_page_without_a_place_is_said_before_anything_is_drawn(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(emoji_erasure, "recorder", lambda *given: pytest.fail("it began"))
+    (page := tmp_path / "page.md").write_text("no markers")
+    for path, said in {page: "begin erasure", tmp_path / "none.md": "cannot be read"}.items():
+        with pytest.raises(UsageError, match=said):
+            emoji_erasure.main(["--methods", "uce", "--docs", str(path), "--out", str(tmp_path)])
+    with pytest.raises(UsageError, match="measure them again"):
+        emoji_erasure_page.blocks({"erasepro": {"all": {}}})
+    emoji_erasure_page.check(emoji_erasure_page.PAGES)
+
+
+def test_the_pages_have_the_committed_numbers() -> None:
+    found = json.loads(emoji_erasure_page.RESULTS.read_text())
+    if "methods" not in found:
+        pytest.skip("the committed pictures were counted in an older layout")
+    texts, pages = emoji_erasure_page.blocks(found), (page.read_text() for page in emoji_erasure_page.PAGES)
+    assert all(text in page for text, page in zip((texts["erasure"], texts["erasure table"]), pages, strict=True)), (
+        "run benchmarks/emoji_erasure_page.py")
 
 
 def test_results_keep_the_other_methods_of_the_same_model(tmp_path) -> None:
@@ -139,34 +229,3 @@ def test_a_count_of_nothing_is_bad_usage(words, capsys) -> None:
     with pytest.raises(SystemExit) as error:
         emoji_erasure.options(words.split())
     assert error.value.code == 2 and words.split()[0] in capsys.readouterr().err
-
-
-def test_a_gallery_counts_a_shared_picture_once_and_draws_another_edit_anew(make, drawn, monkeypatch) -> None:
-    fitted = {lamb: uce(make().pipe, lamb) for lamb in (0.5, 0.6)}
-    now = [0.5]
-    monkeypatch.setattr(knobs_pictures, "recorder", lambda model, folder: make())
-    monkeypatch.setattr(erasekit, "erase", lambda pipe, target, **given: fitted[now[0]])
-    setting = SimpleNamespace(name="uce", method="uce", parameters={})
-
-    def judged() -> tuple[dict, int]:
-        before = len(drawn)
-        return knobs_pictures.Gallery("emoji", Path(), 2).judge([setting]), len(drawn) - before
-
-    found, first = judged()
-    base, edited = found["no edit"]["specificity"]["images"], found["uce"]["specificity"]["images"]
-    assert base < edited == 2 * knobs_pictures.OTHERS and judged() == (found, 0)
-    now[0] = 0.6
-    assert judged()[1] == edited + found["uce"]["efficacy"]["images"] < first
-
-
-def test_knobs_of_other_weights_do_not_stay_beside_new_ones(monkeypatch) -> None:
-    new = {"model": "emoji", "model_sha256": "m", "pairs": [["cat", "dog"]], "knobs": {"templates": [1]}}
-    old = new | {"knobs": {"solution": [2]}, "pictures": {}}
-    assert set(erasepro_knobs.merged(old, new)["knobs"]) == {"templates", "solution"}
-    for other in (old | {"model_sha256": "n"}, {k: v for k, v in old.items() if k != "model_sha256"}, {}):
-        assert erasepro_knobs.merged(other, new) == new
-    monkeypatch.setattr(erasepro_knobs, "_sha256", lambda model: "m")
-    args = erasepro_knobs.arguments(["--again", "--images"])
-    assert erasepro_knobs.remembered(old, args) == old
-    with pytest.raises(UsageError, match="without --again"):
-        erasepro_knobs.remembered(old | {"model_sha256": "n"}, args)

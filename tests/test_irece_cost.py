@@ -45,6 +45,13 @@ def test_settings_vary_one_at_a_time_or_all() -> None:
         irece_cost.options(["--variant", "new"])
 
 
+def test_results_of_before_pictures_had_a_score_are_printed() -> None:
+    rate = {"hits": 1, "of": 2, "low": 0.1, "high": 0.9}
+    found = {"seconds": 1.0, "difference": 0.5} | dict.fromkeys(("changed", "right", "target"), rate)
+    line = "| off | 1.000 | 0.5000 | 1/2 (10%–90%) | - | 1/2 (10%–90%) | 1/2 (10%–90%) |"
+    assert irece_page.table([("off", found)]).splitlines()[-1] == line
+
+
 def test_a_sweep_measures_time_pictures_and_returns(sd1, capsys, tmp_path, monkeypatch) -> None:
     args = options("--gate", "off", "--out", str(tmp_path / "cost.json"))
     kept, real = [], irece_cost.keep

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from many_sets import Work  # noqa: E402
 
 import erasekit  # noqa: E402
 from erasekit import methods  # noqa: E402
-from erasekit.errors import InfeasibleError, UsageError  # noqa: E402
+from erasekit.errors import InfeasibleError, TrainingError, UsageError  # noqa: E402
 from erasekit.evaluation import drawing, judges  # noqa: E402
 from erasekit.evaluation.judges import Judgement  # noqa: E402
 from erasekit.evaluation.statistics import Outcomes  # noqa: E402
@@ -180,6 +181,27 @@ def test_what_trains_goes_on_where_it_was_and_has_the_rules_parameters(monkeypat
     assert spec in many_fits.specs(100) and spec in many_fits.specs(1)
 
 
+def test_a_state_is_of_one_request_and_a_training_that_ends_is_no_refusal(monkeypatch, tmp_path) -> None:
+    states, sentences = [], tmp_path / "sentences.txt"
+
+    def erase(*given, checkpoint, **parameters):
+        states.append(checkpoint.name)
+        raise TrainingError("the GPU's memory is full: lower batch")
+
+    def fit(work: Work) -> None:
+        with pytest.raises(TrainingError, match="memory is full"):
+            many_fits.fit(None, work, f"mace:template_file={sentences}", states=tmp_path)
+
+    monkeypatch.setattr(erasekit, "erase", erase)
+    sentences.write_text("a photo of {}\n")
+    others = replace(TINY, anchors=("fox",)), replace(TINY, retained=("fox",)), replace(TINY, targets=("owl",))
+    for work in (TINY, TINY, *others):
+        fit(work)
+    sentences.write_text("a picture of {}\n")
+    fit(TINY)
+    assert states[0] == states[1] and len(set(states)) == 5 and len({name.rpartition("-")[0] for name in states}) == 1
+
+
 # -- pictures -----------------------------------------------------------------------------------------------------
 
 
@@ -328,13 +350,16 @@ def test_rewrite_touches_only_what_stands_between_the_markers(tmp_path) -> None:
     assert page.read_text() == wanted
 
 
-def test_rows_of_earlier_runs_on_the_model_stay_until_measured_again(tmp_path) -> None:
+def test_rows_of_earlier_runs_on_the_model_and_the_sets_stay_until_measured_again(monkeypatch, tmp_path) -> None:
     path = tmp_path / "results.json"
     many_concepts.save([row(100, "uce"), row(1, "noise of uce"), row(1, "uce")], "s" * 64, path)
     found = many_concepts.save([row(1, "speed"), row(1, "no edit"), row(100, "uce", drift=0.1)], "s" * 64, path)
     order = [(1, "no edit"), (1, "uce"), (1, "speed"), (1, "noise of uce"), (100, "uce")]
     assert [(one["targets"], one["arm"]) for one in found] == order and found[-1]["drift"] == 0.1
     assert many_concepts.earlier(path, "s" * 64) == found and many_concepts.earlier(path, "t" * 64) == []
+    monkeypatch.setattr(many_sets, "work", lambda count: replace(TINY, anchors=("fox",)))
+    monkeypatch.setattr(many_concepts, "works_sha256", many_sets.works_sha256.__wrapped__)
+    assert many_concepts.earlier(path, "s" * 64) == [], "of other anchors"
 
 
 def test_the_shipped_page_has_the_markers_and_the_command_fills_them(tmp_path) -> None:

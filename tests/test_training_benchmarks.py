@@ -48,7 +48,7 @@ def small(monkeypatch) -> None:
     monkeypatch.setattr(measuring, "child", lambda script, asked: training_speed.run_child(asked))
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sd2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", known)
 def test_the_plain_loop_has_the_same_losses(small, method: str, family: str) -> None:
     found = training_speed.run_child(ASKED | {"method": method, "model": family})
@@ -109,6 +109,7 @@ def test_a_run_of_one_method_keeps_the_others(monkeypatch, tmp_path: Path) -> No
     assert list(found["speed"]) == ["esd", "ac", "concept-inversion"] and len(found["bars"]) == 1 + len(before["bars"])
     assert found["memory"] == before["memory"] and found["speed"]["ac"] == before["speed"]["ac"]
     assert "Not measured" not in training_report.report(found)
+    monkeypatch.setattr(measuring, "child", lambda script, asked: pytest.fail("measured, and then refused"))
     with pytest.raises(SystemExit, match="numbers of other settings: measure all methods"):
         training_speed.main([*alone, "--batch", "3"])
     assert json.loads(out.read_text()) == found

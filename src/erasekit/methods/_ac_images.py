@@ -15,8 +15,9 @@ from torch import Tensor
 
 from erasekit.methods import Progress
 from erasekit.training import images as pictures
-from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.kept import Keep, kept, nowhere
+from erasekit.training.loop import memory_line
+from erasekit.training.settings import anew
 
 if TYPE_CHECKING:
     from erasekit.methods._ac_run import Run
@@ -30,12 +31,12 @@ def latents(run: Run, used: Sequence[int], checkpoint: Path | None, progress: Pr
     there, and put there as they are made."""
     if checkpoint is None:
         return _made(run, used, progress, None, nowhere)
-    whole = run.bench.about("ac") | {"data": run.data}
+    whole = run.bench.state_at(checkpoint, "ac", {"data": run.data})
     about = {name: getattr(run.config, name) for name in DECISIVE}
-    about |= {name: whole[name] for name in ("seed", "base")} | {"data": run.images_data}
+    about |= {name: whole.about[name] for name in ("seed", "base")} | {"data": run.images_data}
 
     def make(known: Tensor | None, keep: Keep) -> Tensor:
-        Checkpoint.at(checkpoint, whole).load()  # another run's is refused before the long work, not after it
+        whole.load()  # another run's is refused before the long work, not after it
         return _made(run, used, progress, known, keep)
 
     return kept(make, checkpoint, about, count=len(used))
@@ -47,8 +48,14 @@ def _made(run: Run, used: Sequence[int], progress: Progress, known: Tensor | Non
         return pictures.read_folder(run.vae, run.files, (height, width), progress)
     progress(0 if known is None else len(known), len(used), expected(run))
     wanted = {number: run.gallery.drawn[number] for number in used}
-    return pictures.drawn(run.bench, run.read, wanted, guidance=run.config.guidance, progress=progress, known=known,
-                          keep=keep)  # fmt: skip
+    with memory_line(lighter(run.config.batch)):
+        return pictures.drawn(run.bench, run.read, wanted, guidance=run.config.guidance, progress=progress, known=known,
+                              keep=keep)  # fmt: skip
+
+
+def lighter(batch: int) -> str:
+    """What asks for less memory while images are drawn, so many at once and nothing trained, in words."""
+    return anew(f"lower batch (now {batch}) and raise accumulate" if batch > 1 else "give a folder of images")
 
 
 def expected(run: Run) -> str:

@@ -74,9 +74,9 @@ class Walk:
 
     @property
     def reference(self) -> Tensor:
-        """What the original makes of the prompt that each row of `source` should act as, where it walks them all: where
-        little is retained."""
-        return self.originals[self.like]
+        """What the original makes of the anchor prompt that each target's row of `source`, the first `count`, should act
+        as. (Of retained prompts it walks only some.)"""
+        return self.originals[self.like[: self.count]]
 
     def text_layer(self, layer: int, sites: Sequence[Site]) -> None:
         """Aligns the q, k, v `sites` of `layer` (perhaps none) and carries every stream through it."""
@@ -138,7 +138,8 @@ class Walk:
             and self._relax(level, factor, source)
         ):
             factor = self._solve(source, reference, behind)
-        places = [*self.probed, *probes([place for place in self.soft if place[0] < self.count])]
+        relaxed = probes([place for place in self.soft if place[0] < self.count])
+        places = [*self.probed, *relaxed]  # drawn apart: a long list that gave way would leave few retained columns
         kept = Kept(source.at(places), reference.at(places)) if places else None
         return Aligned(source.at(self.solved), reference.at(self.solved), factor.compact(), kept)
 

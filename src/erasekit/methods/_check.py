@@ -22,7 +22,7 @@ only the residual before the cast is bounded (by float32's)."""
 FULL = 0.95
 """A solve that uses this share of the input directions leaves too few for anything else."""
 DRIFT_COLUMNS = 512
-"""Drift is measured on at most so many columns, evenly spread."""
+"""Drift is measured on at most so many columns of retained prompts."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,12 @@ class Kept:
 
 
 def probes(columns: Sequence[T]) -> Sequence[T]:
-    """At most `DRIFT_COLUMNS` of them, evenly spread."""
-    return columns[:: max(1, -(-len(columns) // DRIFT_COLUMNS))]
+    """At most `DRIFT_COLUMNS` of them, in their order, drawn always alike: a prompt has a fixed number of columns, and every
+    n-th of all might be padding alone."""
+    if len(columns) <= DRIFT_COLUMNS:
+        return columns
+    drawn = torch.randperm(len(columns), generator=torch.Generator().manual_seed(0))[:DRIFT_COLUMNS]
+    return [columns[i] for i in sorted(drawn.tolist())]
 
 
 def measure(

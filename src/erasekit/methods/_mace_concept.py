@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -60,7 +60,7 @@ def sources(config: MACEConfig, request: EraseRequest) -> list[Source]:
 def picture_line(config: MACEConfig) -> AbstractContextManager[None]:
     """Inside, where pictures are drawn or looked at and nothing is trained, a full GPU is one line that names what helps."""
     lower = f"lower at_once (now {config.at_once})" if config.at_once > 1 else anew(config.last_resort())
-    return memory_line(config, lower=lower)
+    return memory_line(lower)
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,10 @@ class ConceptCheckpoint(Checkpoint):
     concept: Concept = field(kw_only=True)
 
     @classmethod
-    def of(cls, place: Path, number: int, about: Mapping[str, Any], concept: Concept) -> ConceptCheckpoint:
-        """That of the concept of this number: the first at the place itself, the others beside it."""
-        plain = Checkpoint.at(place, about)
+    def of(cls, plain: Checkpoint, number: int, concept: Concept) -> ConceptCheckpoint:
+        """That of the concept of this number: the first at the plain one's place, the others beside it."""
         path = plain.path if number == 0 else plain.path.with_name(f"{plain.path.stem}.{number + 1}{plain.path.suffix}")
-        return cls(path, plain.about, concept=concept)
+        return cls(path, plain.about, plain.free, concept=concept)
 
     def save(self, tensors: Mapping[str, Tensor], losses: Sequence[float]) -> None:
         """As `Checkpoint.save`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ from erasekit.methods._mace_concept import Concept, ConceptCheckpoint
 from erasekit.methods._templates import listed
 from erasekit.methods.mace_refine import Refinement
 from erasekit.training.bench import Bench
+from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.latents import noised
 from erasekit.training.loop import Step, generator, train
 from erasekit.training.lora import LoRA
@@ -80,7 +81,7 @@ def trained(
     """The second stage for one concept, from a fresh start or from its checkpoint."""
     many = len(bench.request.targets)
     bench.student.restart(generator(concept.seed, "start"))
-    kept = ConceptCheckpoint.of(place, number, _about(bench, concept, found), concept) if place else None
+    kept = ConceptCheckpoint.of(_state_at(place, bench, concept, found), number, concept) if place else None
 
     def report(done: int, total: int, what: str) -> None:
         progress(number * total + done, many * total, f"{what} for {concept.target!r}, {number + 1} of {many}")
@@ -89,8 +90,8 @@ def trained(
                  active=bench.student.active, checkpoint=kept, progress=report)  # fmt: skip
 
 
-def _about(bench: Bench[LoRA], concept: Concept, found: Refinement) -> dict[str, Any]:
-    return bench.about("mace") | {
-        "retain": bench.request.retain, "captions": found.kept.record["captions_sha256"], "concept": concept.target,
-        "images": concept.source.digest, "sentences": listed(concept.config.sentences),
-    } | ({"autoencoder": parts_sha256({"vae": bench.backbone.autoencoder()})} if concept.source.images else {})  # fmt: skip
+def _state_at(place: Path, bench: Bench[LoRA], concept: Concept, found: Refinement) -> Checkpoint:
+    added = {"retain": bench.request.retain, "captions": found.kept.record["captions_sha256"], "concept": concept.target,
+             "images": concept.source.digest, "sentences": listed(concept.config.sentences)["sha256"]}  # fmt: skip
+    read = {"autoencoder": parts_sha256({"vae": bench.backbone.autoencoder()})} if concept.source.images else {}
+    return bench.state_at(place, "mace", added | read)

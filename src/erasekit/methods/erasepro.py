@@ -125,7 +125,7 @@ def align(
     walk = Walk(backbone, _plan(backbone, request, config), config, _background(backbone, config))
     walk.warnings += [f"{c}: the compromise of both was taken" for c in walk.plan.conflicts]
     walk.warnings += given_way(walk.plan) if config.retain_mode == "soft" else []
-    walk.warnings += [*_unlike(backbone, request), *_anchorless(request)]
+    walk.warnings += [*_unlike(backbone, request), *_anchorless(backbone, request)]
     if config.covariance and written_out(config.captions) == GENERIC:
         walk.warnings.append(UNFIT)
     text, cross = SITES[config.sites]
@@ -177,14 +177,15 @@ def _unlike(backbone: Backbone, request: EraseRequest) -> list[str]:
     ]
 
 
-def _anchorless(request: EraseRequest) -> list[str]:
+def _anchorless(backbone: Backbone, request: EraseRequest) -> list[str]:
     """A warning where targets become the empty prompt: what comes behind them changes its place, which no edit aligns."""
     targets = [target for target, anchor in zip(request.targets, request.anchors, strict=True) if not anchor]
     if not targets:
         return []
     named = ", ".join(map(repr, targets[:SHOWN])) + (f" and {len(targets) - SHOWN} more" if targets[SHOWN:] else "")
+    model = "" if backbone.model_id == "emoji" else " (with the same --model)"  # emoji is its default
     return [f"no anchor for {named}: most of the gap to the empty prompt stays in other sentences; name a near concept, "
-            f"such as `erasekit suggest-anchors {shlex.quote(targets[0])}` lists"]  # fmt: skip
+            f"such as `erasekit suggest-anchors {shlex.quote(targets[0])}` lists{model}"]  # fmt: skip
 
 
 def _background(backbone: Backbone, config: EraseProConfig) -> tuple[Tokens, ...]:

@@ -61,7 +61,7 @@ from erasekit.training.loop import memory_line
 from erasekit.training.lora import LoRA, lora
 from erasekit.training.plan import Plan
 from erasekit.training.result import finish
-from erasekit.training.settings import TrainingConfig, anew
+from erasekit.training.settings import ELSEWHERE, TrainingConfig
 
 OWN: dict[str, dict[str, object]] = {
     "object": {"rate": 1e-5},
@@ -175,7 +175,7 @@ class MACE:
         progress = progress or silent
         ready(backbone)  # before the closed form's minutes
         files = sources(config, request)
-        with memory_line(config, lower=anew("load the model in bfloat16")):  # prompts alone are on the GPU
+        with memory_line(ELSEWHERE):  # of prompts alone
             found = _refined(backbone, request, config, progress)
         fusion = Fusion(found)
         with _bench(backbone, request, config, found) as bench:

@@ -40,7 +40,7 @@ def levels(records: list[dict[str, Any]], layers: int) -> dict[str, dict[str, fl
 
 def last_gap(model: Any, walk: Any) -> float:
     """||X - Y|| / ||Y|| of the text output over the target's rows, at every position."""
-    found, wanted = (model.tower.output(stream) for stream in (walk.source, walk.reference))
+    found, wanted = (model.tower.output(stream) for stream in (walk.source[: walk.count], walk.reference))
     return float((found - wanted).norm() / wanted.norm())
 
 

@@ -36,7 +36,7 @@ def report(found: dict[str, Any], shape: str = "sd14") -> str:
 
 def _typed(task: str, run: dict[str, Any]) -> list[str]:
     """The command as typed, beside the bar for the seconds after the imports, which it does not replace."""
-    if "typed" not in run:
+    if "seconds" not in run.get("typed", {}):  # not run as typed, or the command failed
         return []
     took, after = run["typed"], run["ours"]["seconds"]
     return ["", f"`{task}` as typed, `{took['command']}`: {took['seconds']:.2f} s from the start of the process to its end, "

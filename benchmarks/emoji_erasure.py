@@ -146,10 +146,14 @@ def show(title: str, measures: Mapping[str, Share]) -> None:
 
 def save(method: str, found: Mapping[str, Any], made: Mapping[str, Any], path: Path) -> None:
     """Writes a method's numbers beside those of other methods that the same model, judge and sampling gave."""
-    old = json.loads(path.read_text()) if path.exists() else {}
-    known = old["methods"] if old.get("made") == made else {}
-    new = {"made": made, "methods": known | {method: found}}
+    new = {"made": made, "methods": earlier(made, path) | {method: found}}
     write_whole(path, (json.dumps(new, indent=1) + "\n").encode())
+
+
+def earlier(made: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The methods of a results file that the same model, judge and sampling gave; none where there is no such file."""
+    old = json.loads(path.read_text()) if path.exists() else {}
+    return old["methods"] if old.get("made") == made else {}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -159,6 +163,9 @@ def main(words: Sequence[str] | None = None) -> None:
         spec(method)
     emoji_erasure_page.check(args.docs)
     draw, path = recorder(args.model, args.out), args.out / "results.json"
+    if args.docs:  # what stays in the file is on the pages, too
+        stays = {name: one for name, one in earlier(draw.made, path).items() if name not in args.methods}
+        emoji_erasure_page.measured({"methods": stays})
     for method in args.methods:
         save(method, one_method(draw, method, args), draw.made, path)
     if args.docs:

@@ -34,11 +34,17 @@ background, for which no margin is set, count as followed as before where that i
 Found = Mapping[str, Any]
 
 
+def measured(found: Found) -> Found:
+    """The methods of results; `UsageError` for those of an older layout, which has no bars, in one line that names them."""
+    if old := [name for name, one in found.get("methods", found).items() if "bars" not in one]:
+        raise UsageError(f"the results of {', '.join(old)} are of an older layout: measure them again with "
+                         f"benchmarks/emoji_erasure.py --methods {' '.join(old)}")  # fmt: skip
+    return found["methods"]
+
+
 def blocks(found: Found) -> dict[str, str]:
     """The texts by their markers' names. Methods that were measured by one plan share a table."""
-    if "methods" not in found:
-        raise UsageError("the results are of an older layout: measure them again with benchmarks/emoji_erasure.py")
-    groups = _groups(found["methods"])
+    groups = _groups(measured(found))
     tables = ["\n\n".join((said(group), table(group))) for group in groups]
     reports = [[report(name, one) for name, one in group.items()] for group in groups]
     whole = [part for text, each in zip(tables, reports, strict=True) for part in (text, *each)]

@@ -16,7 +16,8 @@ From pictures of the same edits, with 95 % intervals, beside the unedited model 
 target found         in held-out sentences that ask for the target · unedited: before the edit
 anchor in its place  in the same pictures · asked for: by the unedited model, where the sentences ask for the anchor
 others right         other concepts that the judge names right · unedited: before the edit
-Prints Markdown, writes JSON; with `--only` the other knobs' numbers of the same model stay as they were in FILE. Every
+Prints Markdown, writes JSON; with `--only` the other knobs' numbers stay as they were in FILE, which must be of the same
+model and targets, as its judged points must be of what is judged now: else name another FILE. Every
 picture is a row named by model, judge, sampling, versions, the knobs' values and what the edit changes, every judged
 point is in FILE as soon as it is there: a run that is stopped goes on (with --again it leaves the features as FILE has
 them), and what two knobs share is drawn once.
@@ -33,19 +34,18 @@ from pathlib import Path
 from typing import Any
 
 from emoji_prompts import PAIRS
-from emoji_rows import maker, recorder
+from emoji_rows import recorder
 from knobs_measure import SENTENCES, Results
 from knobs_pictures import Gallery, Point
-from knobs_plan import Plan, estimate, kept, made
+from knobs_plan import Asked, estimate
 from knobs_plots import svg
 from knobs_settings import KNOBS, PICTURED
-from knobs_tables import blocks, judged, rewrite, with_plots
-from knobs_world import UNRELATED, World, conflicts
+from knobs_tables import NOT_YET, blocks, judged, rewrite, with_plots
+from knobs_world import UNRELATED, conflicts, spread
 
 from erasekit import models
 from erasekit.errors import EraseKitError, UsageError
 from erasekit.evaluation.arms import model_sha256
-from erasekit.evaluation.judges import emoji
 from erasekit.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,7 +61,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     found = {
         "model": args.model, "model_sha256": _sha256(args.model),
         "targets": args.targets, "sentences": SENTENCES, "unrelated": UNRELATED,
-        "pairs": [[t, results.world.anchor(t, "pair")] for t in results.world.targets],
+        "pairs": _pairs(args.targets),
         "knobs": {name: [results.summary(s) for s in knob.settings] for name, knob in chosen.items()},
     }  # fmt: skip
     if "many" in chosen:
@@ -70,15 +70,28 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The new numbers, and the old ones of knobs that were not measured now, if of the same weights and targets."""
-    if any(old.get(key) != new[key] for key in ("model_sha256", "pairs")):
-        old = {}
+    """The new numbers, and the old ones of knobs that were not measured now."""
     knobs = old.get("knobs", {}) | new["knobs"]
     return {**old, **new, "knobs": {name: knobs[name] for name in KNOBS if name in knobs}}
 
 
 def _sha256(model: str) -> str:
     return model_sha256(models.resolve(model))
+
+
+def comparable(old: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """What FILE holds that new numbers may stand beside: of other weights or targets nothing, as all is measured anew.
+    `UsageError` for `--only` then, which would take the other knobs' numbers away."""
+    if not old or (old.get("model_sha256") == _sha256(args.model) and old["pairs"] == _pairs(args.targets)):
+        return old
+    if args.only:
+        raise UsageError(f"the numbers in {args.out} are of other weights or targets than these: leave --only out, which "
+                         "measures all of them anew, or name another --out")  # fmt: skip
+    return {}
+
+
+def _pairs(targets: int) -> list[list[str]]:
+    return [list(pair) for pair in spread(targets)]
 
 
 def remembered(old: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -91,25 +104,22 @@ def remembered(old: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     return old
 
 
-def illustrate(results: dict[str, Any], args: argparse.Namespace) -> None:
+def illustrate(results: dict[str, Any], asked: Asked, args: argparse.Namespace) -> None:
     """Judges the chosen knobs' pictures; FILE has each point as soon as it is there."""
-    plan, rows = Plan(World(args.model, results["targets"]), args.image_targets), recorder(args.model, args.rows)
-    by = made(plan, rows.made)
-    points = kept(results, by)
-    print(estimate(plan, pictured(args), points, args.rate), flush=True)
+    say_cost(asked, args)
 
     def keep(key: str, found: Point) -> None:
-        points[key] = found
-        results["pictures"] = {"made": by, "points": points}
+        asked.points[key] = found
+        results["pictures"] = {"made": asked.made, "points": asked.points}
         save(results, args.out)
 
-    Gallery(plan, rows).run([s for name in pictured(args) for s in KNOBS[name].settings], keep)
+    gallery = Gallery(asked.plan, recorder(args.model, args.rows))
+    gallery.run([s for name in pictured(args) for s in KNOBS[name].settings], keep)
 
 
-def say_cost(old: dict[str, Any], args: argparse.Namespace) -> None:
-    """Prints what `--images` would draw and how long that takes."""
-    plan = Plan(World(args.model, old["targets"] if args.again and old else args.targets), args.image_targets)
-    print(estimate(plan, pictured(args), kept(old, made(plan, maker(args.model, emoji.load()))), args.rate))
+def say_cost(asked: Asked, args: argparse.Namespace) -> None:
+    """Prints what `--images` draws and how long that takes."""
+    print(estimate(asked.plan, pictured(args), asked.points, args.rate), flush=True)
 
 
 def pictured(args: argparse.Namespace) -> Sequence[str]:
@@ -132,13 +142,14 @@ def draw(results: dict[str, Any], folder: Path) -> None:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Every table under its title."""
+    """Every table that there is, under its title."""
     titles = {name: knob.title for name, knob in KNOBS.items()} | {
         "conflicts": "Contradictions",
         "pictures": "Pictures",
     }
     for name, block in blocks(results).items():
-        print(f"\n{titles.get(name, 'Run')}\n\n{block}")
+        if block != NOT_YET:
+            print(f"\n{titles.get(name, 'Run')}\n\n{block}")
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -175,13 +186,16 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measures, prints, writes."""
     args = arguments(words)
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
-    if args.estimate:
-        say_cost(old, args)
+    old = remembered(old, args) if args.again else comparable(old, args)
+    planned = args.images or args.estimate  # before any work: what is wrong with it is said now
+    asked = Asked.of(old, args.model, args.targets, args.image_targets) if planned else None
+    if asked and args.estimate:
+        say_cost(asked, args)
         return
-    results = remembered(old, args) if args.again else merged(old, measure(args))
+    results = old if args.again else merged(old, measure(args))
     save(results, args.out)
-    if args.images:
-        illustrate(results, args)
+    if asked:
+        illustrate(results, asked, args)
     show(results)
     if args.plots:
         draw(results, args.plots)

@@ -12,17 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from emoji_prompts import PAIRS, Prompt, complex_prompts, other_prompts
-from emoji_rows import BASE, Image
+from emoji_rows import BASE, Image, maker
 from knobs_measure import point, values
 from knobs_settings import KNOBS, Setting
 from knobs_tables import markdown
 from knobs_world import Case, World
 
+from erasekit.errors import UsageError
+from erasekit.evaluation.judges import emoji
 from erasekit.evaluation.shards import digest
 from erasekit.worlds.emoji.concepts import names
 
 PROMPTS, SEEDS, OTHERS = 6, 2, 12  # a target: PROMPTS x SEEDS pictures of it, OTHERS of other concepts
 ASKED = {"prompts": PROMPTS, "seeds": SEEDS, "others": OTHERS}
+SETTINGS = [setting for knob in KNOBS.values() for setting in knob.settings]
+RETAINED = max(setting.retain for setting in SETTINGS)
+KEPT = {word for setting in SETTINGS for word in setting.kept}
 Pair = tuple[str, str]
 
 
@@ -71,8 +76,10 @@ class Plan:
                      others, -(-OTHERS * len(pairs) // max(1, len(others))))  # fmt: skip
 
     def _others(self, target: str, said: Container[str], count: int) -> list[Prompt]:
-        """Of the concepts in no pair of the list a stretch of its own for each target; without what an edit names."""
-        words = {*PAIRS, *PAIRS.values()}
+        """Of the concepts in no pair of the list a stretch of its own for each target; without what an edit names, and what
+        any setting retains of it: the same are asked with nothing retained, and are others in every setting."""
+        words = {*PAIRS, *PAIRS.values(), *KEPT}
+        words |= {*self.world.retained((), RETAINED + 2), *self.world.retained(said, RETAINED)}  # 2: a pair's own words
         order = [p for p in other_prompts("", "", len(names())) if p.wanted not in words]
         place = self.world.targets.index(target) if target in self.world.targets else 0
         start = place * OTHERS % len(order)
@@ -106,14 +113,36 @@ def run_name(case: Case, setting: Setting) -> str:
 
 
 def made(plan: Plan, by: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the judged points of a file have in common: model, judge, sampling, versions; targets and counts."""
-    return {**by, "targets": plan.targets, "asked": ASKED}
+    """All that the judged points of a file have in common: model, judge, sampling, versions; targets, counts, and the
+    prompts of one edit for each target."""
+    shots = set().union(*(plan.sheet(case).images("", replaced=True) for case in plan.cases(Setting(""))))
+    return {**by, "targets": plan.targets, "asked": ASKED, "prompts_sha256": digest(sorted(shots))}
 
 
 def kept(results: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """The judged points that a results file holds of the same model, judge, versions, targets and counts."""
-    old = results.get("pictures") or {}
-    return dict(old["points"]) if old.get("made") == found else {}
+    """The judged points that a results file holds; `UsageError` where they are of another model, judge, version, target,
+    count or prompt than `found`: beside new ones they could not stay."""
+    old = results.get("pictures") or {"made": found, "points": {}}
+    was = old["made"]
+    if old["points"] and (other := [name for name in {**was, **found} if was.get(name) != found.get(name)]):
+        raise UsageError(f"the file has judged pictures of other {', '.join(other)}: name another --out")
+    return dict(old["points"])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `--images` judges: what is drawn, all that makes it, and the points of it that a results file holds."""
+
+    plan: Plan
+    made: Mapping[str, Any]
+    points: dict[str, Any]
+
+    @classmethod
+    def of(cls, results: Mapping[str, Any], model: str, targets: int, pictured: int | None) -> Asked:
+        """Of the file's targets (`targets` where there is no file) so many. `UsageError` as `kept` raises it."""
+        plan = Plan(World(model, results.get("targets", targets)), pictured)
+        by = made(plan, maker(model, emoji.load()))
+        return cls(plan, by, kept(results, by))
 
 
 def estimate(plan: Plan, knobs: Sequence[str], points: Container[str], rate: float) -> str:

@@ -17,6 +17,7 @@ SHOWN = {
     "others right": "others unedited",
 }
 """What the judge found after an edit, and the same of the unedited model."""
+NOT_YET = "Not measured yet: the command under *What each knob does* measures it."
 Row = Mapping[str, Any]
 Points = Mapping[tuple[str, str], Row]
 """The judged pictures of a knob's settings, by line and label."""
@@ -96,14 +97,15 @@ def picture_note(results: Row) -> str:
 
 
 def blocks(results: Mapping[str, Any]) -> dict[str, str]:
-    """Every table by its marker's name."""
-    found = {name: "\n\n".join(parts) for name, knob in KNOBS.items() if (parts := _tables(results, name, knob))}
-    if results.get("conflicts"):
-        found["conflicts"] = conflict_table(results["conflicts"])
+    """Every table by its marker's name: one that was not measured says so, and no page keeps that of another model."""
+    found = {name: "\n\n".join(_tables(results, name, knob)) or NOT_YET for name, knob in KNOBS.items()}
+    found["conflicts"] = conflict_table(results["conflicts"]) if results.get("conflicts") else NOT_YET
     found["pictures"] = picture_note(results)
+    pairs, sha256 = ", ".join(f"{t} to {a}" for t, a in results["pairs"]), results.get("model_sha256")
     found["run"] = (
-        f"Model {results['model']}, {results['targets']} targets ({', '.join(f'{t} to {a}' for t, a in results['pairs'])}), "
-        f"{results['sentences']} sentences each, {results['unrelated']} unrelated prompts."
+        f"Model {results['model']} ({f'sha256 {sha256[:12]}' if sha256 else 'it is not known with which weights'}), "
+        f"{results['targets']} targets ({pairs}), {results['sentences']} sentences each, {results['unrelated']} unrelated "
+        "prompts."
     )
     return found
 
@@ -117,7 +119,8 @@ def _tables(results: Row, name: str, knob: Knob) -> list[str]:
 def with_plots(found: Mapping[str, str], page: Path) -> dict[str, str]:
     """The blocks, each knob's plot below its tables if it is in the folder that the page is named after."""
     folder = page.with_suffix("")
-    drawn = {name: knob.title for name, knob in KNOBS.items() if (folder / f"{name}.svg").exists()}
+    measured = {name: knob for name, knob in KNOBS.items() if found[name] != NOT_YET}
+    drawn = {name: knob.title for name, knob in measured.items() if (folder / f"{name}.svg").exists()}
     return {name: f"{block}\n\n![{drawn[name]}]({folder.name}/{name}.svg)" if name in drawn else block
             for name, block in found.items()}  # fmt: skip
 

@@ -29,12 +29,17 @@ class Case:
     retain: tuple[str, ...] = ()
 
 
+def spread(count: int) -> list[tuple[str, str]]:
+    """So many of the benchmark's pairs, spread over the list."""
+    return [list(PAIRS.items())[i * len(PAIRS) // count] for i in range(count)]
+
+
 class World:
     """The model with what is measured on it."""
 
     def __init__(self, model: str, targets: int) -> None:
         self.model: Any = backbone(model)
-        self.targets = [list(PAIRS)[i * len(PAIRS) // targets] for i in range(targets)]  # spread over the list
+        self.targets = [target for target, _ in spread(targets)]
         words = {*PAIRS, *PAIRS.values()}
         prompts = [p for p in other_prompts("", "", 60) if p.wanted not in words][:UNRELATED]
         self.unrelated, aside = [p.text for p in prompts], {p.wanted for p in prompts}
@@ -97,16 +102,16 @@ class World:
             return [Case(setting.pairs, setting.kept)]
         if setting.concepts > 1:
             sets = self._sets(setting.concepts)
-            return [Case(s, tuple(self._retained({w for pair in s for w in pair}, setting.retain))) for s in sets]
+            return [Case(s, tuple(self.retained({w for pair in s for w in pair}, setting.retain))) for s in sets]
         pairs = [(t, self.anchor(t, setting.anchor)) for t in self.targets]
-        return [Case((pair,), tuple(self._retained(pair, setting.retain))) for pair in pairs]
+        return [Case((pair,), tuple(self.retained(pair, setting.retain))) for pair in pairs]
 
     def measured(self, case: Case) -> list[tuple[str, str]]:
         """Those of a case's pairs that its numbers are of: the world's targets without their company, or, of a case that
         has none of them, all."""
         return [pair for pair in case.pairs if pair[0] in self.targets] or list(case.pairs)
 
-    def _retained(self, said: Container[str], count: int) -> list[str]:
+    def retained(self, said: Container[str], count: int) -> list[str]:
         """Every third concept of one token, then the others, without those of the pairs."""
         words = [w for start in range(3) for w in self.pool[start::3]]
         return [w for w in words if w not in said][:count]

@@ -12,13 +12,15 @@ seconds of the fit on the loaded model; KiB of the edit's tensors. "noise of X":
 Pictures: 100 prompts for targets and 100 for others at each count, a seed each, in forms that training used and forms
 that it never saw in turn. They are kept in rows.jsonl: a run that was stopped goes on, and what was drawn for a model
 and an edit is not drawn again. Without --images the table shows those pictures that are there. results.json keeps the
-rows of earlier runs on the same model and sets until they are measured again, so --counts and --methods can be run in parts.
+rows of earlier runs on the same model and sets until they are measured again, so --counts and --methods can be run in parts;
+a file of another model, other sets or an older layout is put aside as results-HASH.json.
 MACE trains: its states are kept in --states, and a run that was stopped goes on with the LoRA that it was at.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -79,13 +81,24 @@ def earlier(path: Path, sha256: str) -> list[dict[str, Any]]:
     return found["rows"] if found.items() >= _of(sha256).items() else []
 
 
+def put_aside(path: Path, sha256: str) -> None:
+    """Copies a file of another model, other sets or an older layout beside itself, named by its hash: nothing else has its
+    rows when it is replaced."""
+    if not path.exists() or json.loads(data := path.read_bytes()).items() >= _of(sha256).items():
+        return
+    copy = path.with_name(f"{path.stem}-{hashlib.sha256(data).hexdigest()[:12]}{path.suffix}")
+    write_whole(copy, data)
+    print(f"{path} is of another model, other sets or an older layout: kept as {copy.name}", flush=True)
+
+
 def _of(sha256: str) -> dict[str, str]:
     """What all rows of a results file have in common."""
     return {"model_sha256": sha256, "works_sha256": works_sha256()}
 
 
 def save(rows: Sequence[Mapping[str, Any]], sha256: str, path: Path) -> list[Mapping[str, Any]]:
-    """Writes the rows with the earlier ones of this model and these sets; returns them all."""
+    """Writes the rows with the earlier ones of this model and these sets; returns them all. No earlier row is lost."""
+    put_aside(path, sha256)
     together = many_page.merged(earlier(path, sha256), rows)
     write_whole(path, (json.dumps({**_of(sha256), "rows": together}, indent=1) + "\n").encode())
     return together

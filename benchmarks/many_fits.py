@@ -18,7 +18,7 @@ from trained_rule import Rule
 import erasekit
 from erasekit import methods
 from erasekit.edit import Edit
-from erasekit.errors import InfeasibleError, UsageError
+from erasekit.errors import DivergenceError, InfeasibleError, UsageError
 from erasekit.evaluation import named_files
 from erasekit.evaluation.controls import random_like
 from erasekit.evaluation.shards import digest, slug
@@ -86,7 +86,8 @@ def _number(preset: str) -> int | None:
 
 
 def fit(pipe: Any, work: Work, spec: str, *, states: Path | None = None) -> Arm:
-    """The edit of `method:preset:key=value` for the whole set, everything else retained; why a method refused.
+    """The edit of `method:preset:key=value` for the whole set, everything else retained; why a method refused or diverged,
+    which it does each time.
 
     One that trains has what `trained_rule` gives it; its state is kept in `states`, and a run that was ended goes on. What
     ends a run, such as a full GPU or disk, is raised: it says nothing of the method.
@@ -96,22 +97,22 @@ def fit(pipe: Any, work: Work, spec: str, *, states: Path | None = None) -> Arm:
     cls, preset = methods.resolve(method)  # a wrong name is a mistake, and no refusal
     parameters = Rule().parameters(method) | dict(word.split("=", 1) for word in words if "=" in word)
     config = methods.make_config(cls, {**preset.values, **parameters})
-    state = _state(states, spec, work, config) if states and methods.trains(cls) else None
+    state = _state(states, cls.name, work, config) if states and methods.trains(cls) else None
     known, start = state is not None and state.exists(), time.perf_counter()
     try:
         edit = erasekit.erase(pipe, work.targets, anchor=work.anchors, retain=work.retained, method=method,
                               **({"checkpoint": state} if state else {}), **parameters)  # fmt: skip
-    except (InfeasibleError, UsageError) as error:
+    except (DivergenceError, InfeasibleError, UsageError) as error:
         return Arm(spec, refused=str(error))
     return Arm(spec, edit, _seconds(time.perf_counter() - start, state, gone_on=known))
 
 
-def _state(states: Path, spec: str, work: Work, config: Any) -> Path:
-    """A file of this work and these parameters alone, texts in files included: of others there is another state, and none
-    is refused as another run's."""
+def _state(states: Path, method: str, work: Work, config: Any) -> Path:
+    """A file of this work and the parameters that decide the edit, texts in files included: of others there is another
+    state, and none is refused as another run's. What memory and time alone depend on may change underway."""
     states.mkdir(parents=True, exist_ok=True)
     own = digest([asdict(work), named_files.contents(config.decisive())])[:12]
-    return states / f"{slug(spec)}-{work.count}-{own}.safetensors"
+    return states / f"{slug(method)}-{work.count}-{own}.safetensors"
 
 
 def _seconds(seconds: float, state: Path | None, *, gone_on: bool) -> float | None:

@@ -249,6 +249,16 @@ def test_a_command_is_measured_as_typed(folder: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
+def test_a_command_that_failed_once_failed(monkeypatch) -> None:
+    import closed_form
+
+    runs = [{"seconds": 2.0}, {"failed": "exit code 1"}, {"seconds": 1.0}, {"failed": "late"}]
+    for left, wanted in ((runs, runs[1]), (runs[::2], runs[2])):
+        each = iter(left)
+        monkeypatch.setattr(closed_form.measuring, "child", lambda *given, each=each: next(each))
+        assert closed_form.as_typed(Path(), measuring.Work("uce", ("cat",)), len(left)) == wanted
+
+
 def test_the_command_as_typed_runs(folder: Path) -> None:
     import typed
     from measuring import Work
@@ -403,6 +413,8 @@ def test_the_page_of_closed_forms_has_the_imports_beside_the_seconds(tmp_path: P
     typed = {"results": {"sd14": {"erasepro": found["results"]["sd14"]["erasepro"] | {"typed": took}}}}
     assert "`erasekit erase a --model FOLDER`: 4.50 s" in (beside := closed_form_page.report(typed))
     assert f"- erasepro: seconds: {ours['seconds']:.4g}, bar 3" in beside, "the bar keeps its number"
+    failed = {"results": {"sd14": {"erasepro": found["results"]["sd14"]["erasepro"] | {"typed": {"failed": "exit code 1"}}}}}
+    assert "as typed" not in closed_form_page.report(failed) and "as typed" in beside
     assert said in (ROOT / "docs" / "benchmarks.md").read_text(), "run benchmarks/closed_form_page.py"
     page = tmp_path / "page.md"
     page.write_text("<!-- begin closed_form -->\n<!-- end closed_form -->")

@@ -193,8 +193,9 @@ def test_a_page_without_a_place_is_said_before_anything_is_drawn(tmp_path, monke
     for path, said in {page: "begin erasure", tmp_path / "none.md": "cannot be read"}.items():
         with pytest.raises(UsageError, match=said):
             emoji_erasure.main(["--methods", "uce", "--docs", str(path), "--out", str(tmp_path)])
-    with pytest.raises(UsageError, match="measure them again"):
-        emoji_erasure_page.blocks({"erasepro": {"all": {}}})
+    for old in ({"erasepro": {"all": {}}}, {"made": MADE, "methods": {"uce": of_cats(1), "erasepro": {"all": {}}}}):
+        with pytest.raises(UsageError, match=r"of erasepro are .* measure them again .* --methods erasepro$"):
+            emoji_erasure_page.blocks(old)
     emoji_erasure_page.check(emoji_erasure_page.PAGES)
 
 
@@ -215,6 +216,19 @@ def test_results_keep_the_other_methods_of_the_same_model(tmp_path) -> None:
     assert json.loads(path.read_text()) == {"made": MADE, "methods": {"erasepro": {"all": 1}, "uce": {"all": 3}}}
     emoji_erasure.save("uce", {"all": 4}, MADE | {"model_sha256": "n"}, path)
     assert json.loads(path.read_text())["methods"] == {"uce": {"all": 4}}
+
+
+def test_numbers_of_an_older_layout_beside_the_new_ones_are_said_before_anything_is_drawn(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(emoji_erasure, "recorder", lambda *given: SimpleNamespace(made=MADE))
+    monkeypatch.setattr(emoji_erasure, "one_method", lambda draw, method, args: of_cats(1))
+    (page := tmp_path / "page.md").write_text("<!-- begin erasure table -->\n<!-- end erasure table -->")
+    emoji_erasure.save("rece", {"all": {}}, MADE, tmp_path / "results.json")
+    words = ["--docs", str(page), "--out", str(tmp_path), "--methods", "uce"]
+    with pytest.raises(UsageError, match="the results of rece are of an older layout"):
+        emoji_erasure.main(words)
+    assert list(emoji_erasure.earlier(MADE, tmp_path / "results.json")) == ["rece"]
+    emoji_erasure.main([*words, "rece"])
+    assert "| `uce` |" in page.read_text() and "| `rece` |" in page.read_text()
 
 
 @pytest.mark.parametrize("method", ["erasepor", "erasepro:nonesuch", "uce:nonesuch=1"])

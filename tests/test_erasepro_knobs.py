@@ -24,6 +24,7 @@ from knobs_world import Case, World  # noqa: E402
 
 import erasekit  # noqa: E402
 from erasekit.errors import InfeasibleError, UsageError  # noqa: E402
+from erasekit.worlds.emoji.concepts import names  # noqa: E402
 
 ONE = PROMPTS * SEEDS  # pictures of a target
 UCE, SAME, OTHER = Setting("UCE", method="uce"), Setting("again", method="uce"), Setting("other", {"lamb": 0.6}, method="uce")
@@ -90,6 +91,18 @@ def test_along_a_curve_the_same_is_asked(plan) -> None:
     assert words[0] == words[2] and len(words[0] - words[1]) <= 1
     cat, penguin = (plan.sheet(case) for case in plan.cases(Setting("")))
     assert not {p.text for p in cat.others} & {p.text for p in penguin.others}
+
+
+def test_what_any_setting_retains_is_no_other_in_any(plan) -> None:
+    world = plan.world
+    world.pool = ["moon", *(word for word in names() if word != "moon" and " " not in word)]
+    sheets = {n: [plan.sheet(case) for case in plan.cases(Setting("", retain=n))] for n in (0, 5, knobs_plan.RETAINED)}
+    assert [sheet.others for sheet in sheets[0]] == [sheet.others for sheet in sheets[5]] and knobs_plan.RETAINED == 20
+    kept = {word for case in plan.cases(Setting("", retain=knobs_plan.RETAINED)) for word in case.retain} | {"fire"}
+    for anchor in ("pair", "far"):
+        asked = [plan.sheet(case).others for case in plan.cases(Setting("", anchor=anchor))]
+        assert asked == [sheet.others for sheet in sheets[20]] and kept.isdisjoint(p.wanted for each in asked for p in each)
+    assert all(len(sheet.others) == OTHERS for sheet in sheets[20])
 
 
 def test_company_is_erased_and_not_pictured_and_few_others_get_more_seeds(plan) -> None:
@@ -172,9 +185,14 @@ def test_an_edit_that_is_refused_is_counted_and_stops_nothing(plan, make, drawn,
 def test_points_of_another_model_judge_or_count_are_not_kept(plan) -> None:
     by = knobs_plan.made(plan, {"model_sha256": "m", "judge": "eye"})
     results = json.loads(json.dumps({"pictures": {"made": by, "points": {"a": {}}}}))
-    assert knobs_plan.kept(results, by) == {"a": {}} and knobs_plan.kept({}, by) == {}
-    for other in (by | {"model_sha256": "n"}, by | {"judge": "ear"}, knobs_plan.made(Plan(Two(), 1), by)):
-        assert knobs_plan.kept(results, other) == {}
+    assert knobs_plan.kept(results, by) == {"a": {}}
+    assert knobs_plan.kept({}, by) == knobs_plan.kept({"pictures": None}, by) == {}
+    fewer = knobs_plan.made(Plan(Two(), 1), by)
+    old = {key: value for key, value in by.items() if key != "prompts_sha256"}
+    for other, said in ((by | {"judge": "ear"}, "judge"), (fewer, "targets, prompts_sha256"), (old, "prompts_sha256")):
+        with pytest.raises(UsageError, match=f"^the file has judged pictures of other {said}: name another --out$"):
+            knobs_plan.kept(results, other)
+        assert knobs_plan.kept({"pictures": {"made": by, "points": {}}}, other) == {}
 
 
 def test_the_command_draws_plots_and_keeps_points_as_they_come(tmp_path, monkeypatch, make, fitted) -> None:  # noqa: F811
@@ -182,8 +200,8 @@ def test_the_command_draws_plots_and_keeps_points_as_they_come(tmp_path, monkeyp
     recorder = make()
     recorder.made = {**recorder.made, "judge": "eye"}
     monkeypatch.setattr(erasepro_knobs, "recorder", lambda model, folder: recorder)
-    monkeypatch.setattr(erasepro_knobs, "World", lambda model, targets: Two())
     monkeypatch.setattr(erasepro_knobs, "_sha256", lambda model: "m")
+    without_a_model(monkeypatch)
     out = tmp_path / "out.json"
     facts = {"model": "m", "model_sha256": "m", "targets": 2, "pairs": [["cat", "dog"]], "sentences": 1, "unrelated": 1}
     out.write_text(json.dumps({**facts, "knobs": {}, "pictures": None}))
@@ -193,14 +211,22 @@ def test_the_command_draws_plots_and_keeps_points_as_they_come(tmp_path, monkeyp
     assert set(kept["points"]) == {point(UCE), point(OTHER)} and kept["made"]["targets"] == ["cat", "penguin"]
     plots = {path.stem for path in (tmp_path / "plots").iterdir()}
     assert plots == {"layers", "quadrants", "many", "presets"}, "these have UCE's point too"
+    whole = out.read_bytes()
+    with pytest.raises(UsageError, match=r"judged pictures of other targets.*name another --out"):
+        erasepro_knobs.main([*words, "--image-targets", "1"])
+    assert out.read_bytes() == whole
+
+
+def without_a_model(monkeypatch) -> None:
+    monkeypatch.setattr(knobs_plan, "World", lambda model, targets: Two())
+    monkeypatch.setattr(knobs_plan, "maker", lambda model, judge: {"judge": "eye"})
+    monkeypatch.setattr(knobs_plan.emoji, "load", lambda: None)
 
 
 def test_an_estimate_measures_nothing(tmp_path, monkeypatch, capsys) -> None:
     for name in ("measure", "recorder", "save"):
         monkeypatch.setattr(erasepro_knobs, name, lambda *given: pytest.fail("it began"))
-    monkeypatch.setattr(erasepro_knobs, "World", lambda model, targets: Two())
-    monkeypatch.setattr(erasepro_knobs, "maker", lambda model, judge: {})
-    monkeypatch.setattr(erasepro_knobs.emoji, "load", lambda: None)
+    without_a_model(monkeypatch)
     erasepro_knobs.main(["--estimate", "--only", "quadrants", "--out", str(tmp_path / "none.json"), "--rate", "1"])
     pictures = 2 * (2 * ONE + OTHERS) + 5 * 2 * (ONE + OTHERS)
     assert f"at most {pictures} pictures, about {pictures / 60:.0f} minutes at 1 a second" in capsys.readouterr().out
@@ -212,9 +238,14 @@ def test_knobs_of_other_weights_do_not_stay_beside_new_ones(monkeypatch) -> None
     new = {"model": "emoji", "model_sha256": "m", "pairs": [["cat", "dog"]], "knobs": {"templates": [1]}}
     old = new | {"knobs": {"solution": [2]}, "pictures": {}}
     assert set(erasepro_knobs.merged(old, new)["knobs"]) == {"templates", "solution"}
-    for other in (old | {"model_sha256": "n"}, {k: v for k, v in old.items() if k != "model_sha256"}, {}):
-        assert erasepro_knobs.merged(other, new) == new
     monkeypatch.setattr(erasepro_knobs, "_sha256", lambda model: "m")
+    whole, only = (erasepro_knobs.arguments(["--targets", "1", *more]) for more in ([], ["--only", "templates"]))
+    assert all(erasepro_knobs.comparable(found, args) == found for found in (old, {}) for args in (whole, only))
+    unknown = {key: value for key, value in old.items() if key != "model_sha256"}
+    for other in (old | {"model_sha256": "n"}, unknown, old | {"pairs": [["cat", "dog"], ["sun", "cloud"]]}):
+        assert erasepro_knobs.comparable(other, whole) == {}
+        with pytest.raises(UsageError, match=r"other weights or targets than these: leave --only out.*another --out"):
+            erasepro_knobs.comparable(other, only)
     args = erasepro_knobs.arguments(["--again", "--images"])
     assert erasepro_knobs.remembered(old, args) == old
     with pytest.raises(UsageError, match="without --again"):

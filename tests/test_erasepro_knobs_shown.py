@@ -43,12 +43,17 @@ def test_a_knob_has_a_second_table_and_the_page_says_what_is_not_drawn(results, 
     assert pictures.splitlines()[-1] == "| UCE | as published |  |  |  |  |  |  | 2 |"
     assert "cat" in found["pictures"] and "Number of templates" in found["pictures"]
     assert KNOBS["quadrants"].title not in found["pictures"]
+    assert "Model m (it is not known with which weights)" in found["run"]
+    assert "Model m (sha256 3c3c3c3c3c3c)" in knobs_tables.blocks(results | {"model_sha256": "3c" * 32})["run"]
+    assert found["prefix"] == found["conflicts"] == knobs_tables.NOT_YET, "no table of an earlier run stays on the page"
     before = knobs_tables.blocks(results | {"pictures": None})
     assert "found" not in before["quadrants"] and before["pictures"].startswith("Not run yet")
     (tmp_path / "page").mkdir()
-    (tmp_path / "page" / "quadrants.svg").write_text("")
+    for name in ("quadrants", "prefix"):
+        (tmp_path / "page" / f"{name}.svg").write_text("")
     shown = knobs_tables.with_plots(found, tmp_path / "page.md")
     assert shown["quadrants"].endswith("](page/quadrants.svg)") and shown["run"] == found["run"]
+    assert shown["prefix"] == knobs_tables.NOT_YET, "the curve is of an earlier run"
 
 
 @pytest.mark.parametrize("axis", ["", "templates"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import huggingface_hub
 import pytest
 import tiny
 import torch
+from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import filter_repo_objects
 
 import erasekit
 from erasekit import models
 from erasekit.backbones import backbone
-from erasekit.errors import ModelError
+from erasekit.errors import ModelError, UsageError
 from erasekit.evaluation.arms import model_sha256
+from erasekit.evaluation.judges import folder as folders
 
 NAME = "someone/model"
 TEXT, UNET, VAE = "text_encoder/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"
@@ -111,5 +114,36 @@ def test_weights_that_are_no_safetensors_are_said_with_a_remedy_for_the_hub(hub:
     (plain / f"{UNET}.safetensors").rename(plain / f"{UNET}.bin")
     for way in (backbone, erasekit.load):
         with pytest.raises(ModelError, match=r"no weights of unet as safetensors.*save_pretrained") as error:
+            way(NAME)
+        assert "\n" not in str(error.value)
+
+
+def test_copies_of_parts_in_other_folders_are_left_there(hub: Hub, plain: Path) -> None:
+    for part, copy in (("unet", "checkpoint-500/unet"), ("vae", "checkpoint-500/vae"), ("unet", "unet_ema")):
+        shutil.copytree(plain / part, plain / copy)
+    erase()
+    assert hub.weights == {TEXT, UNET}
+    erasekit.load(NAME)
+    assert hub.weights == {TEXT, UNET, VAE}
+    assert not {"checkpoint-500", "unet_ema"} & {path.name for path in hub.cache.iterdir()}
+
+
+def test_of_a_class_that_is_not_supported_the_index_alone_is_fetched(hub: Hub, plain: Path) -> None:
+    index = json.loads((plain / models.INDEX).read_text())
+    (plain / models.INDEX).write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
+    for way in (backbone, erasekit.load):
+        with pytest.raises(UsageError, match="StableDiffusionXLPipeline are not supported: use StableDiffusionPipeline"):
+            way(NAME)
+    assert [path.name for path in hub.cache.iterdir()] == [models.INDEX]
+
+
+@pytest.mark.parametrize("lost", [HTTPError, RuntimeError, OSError, ValueError])
+def test_a_connection_that_is_lost_is_one_line(lost: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise lost("peer closed connection\nwithout a word")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+    for way, what in ((models.resolve, "model"), (folders.download, "the judge's model")):
+        with pytest.raises(ModelError, match=rf"cannot download {what} 'someone/model' \(peer closed connection\): ") as error:
             way(NAME)
         assert "\n" not in str(error.value)

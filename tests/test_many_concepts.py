@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +32,11 @@ from erasekit.evaluation import drawing, judges  # noqa: E402
 from erasekit.evaluation.judges import Judgement  # noqa: E402
 from erasekit.evaluation.statistics import Outcomes  # noqa: E402
 from erasekit.evaluation.suites import Sampling, load_suite  # noqa: E402
+from erasekit.methods import _check  # noqa: E402
+from erasekit.methods._mace_concept import Concept, Pictures, Source  # noqa: E402
+from erasekit.methods.mace import MACEConfig  # noqa: E402
+from erasekit.training import loop  # noqa: E402
+from erasekit.training.settings import TrainingConfig  # noqa: E402
 from erasekit.worlds.emoji.concepts import names  # noqa: E402
 
 TINY = Work(("cat",), ("dog",), ("fox", "dog"))
@@ -188,18 +195,47 @@ def test_a_state_is_of_one_request_and_a_training_that_ends_is_no_refusal(monkey
         states.append(checkpoint.name)
         raise TrainingError("the GPU's memory is full: lower batch")
 
-    def fit(work: Work) -> None:
+    def fit(work: Work, more: str = "") -> None:
         with pytest.raises(TrainingError, match="memory is full"):
-            many_fits.fit(None, work, f"mace:template_file={sentences}", states=tmp_path)
+            many_fits.fit(None, work, f"mace:template_file={sentences}{more}", states=tmp_path)
 
     monkeypatch.setattr(erasekit, "erase", erase)
     sentences.write_text("a photo of {}\n")
     others = replace(TINY, anchors=("fox",)), replace(TINY, retained=("fox",)), replace(TINY, targets=("owl",))
-    for work in (TINY, TINY, *others):
+    fit(TINY)
+    fit(TINY, ":recompute=true")  # saves memory and changes nothing: the training goes on
+    for work in others:
         fit(work)
     sentences.write_text("a picture of {}\n")
     fit(TINY)
     assert states[0] == states[1] and len(set(states)) == 5 and len({name.rpartition("-")[0] for name in states}) == 1
+
+
+def _not_finite_pictures() -> None:
+    found = Pictures(torch.full((1, 4, 2, 2), math.nan), torch.ones(1, 2, 2, dtype=torch.bool), torch.zeros(1).bool())
+    made = SimpleNamespace(known=None, config=MACEConfig(), source=Source(), target="cat", _drawn=lambda: found)
+    Concept.pictures(made)  # pyright: ignore[reportArgumentType]
+
+
+def _not_finite_check() -> None:
+    numbers = dict.fromkeys(("residual", "residual_cast", "relative_update"), math.nan)
+    _check.require_finite({"sites": [{"site": "unet/here", "drift": None, **numbers}]})
+
+
+@pytest.mark.parametrize(("diverge", "says"), [
+    (lambda: loop._require_finite(math.nan, 0.0, 0, TrainingConfig(), None), "the loss is not a number at step 1"),
+    (_not_finite_pictures, "the pictures of 'cat' are not finite"), (_not_finite_check, "unet/here gives numbers"),
+])  # fmt: skip
+def test_a_method_that_diverges_is_refused_and_the_others_go_on(diverge, says, monkeypatch) -> None:
+    real = erasekit.erase
+
+    def erase(*given, method, **options):
+        return diverge() if method == "erasepro" else real(*given, method=method, **options)
+
+    pipe = tiny.sd1()
+    monkeypatch.setattr(erasekit, "erase", erase)
+    _, diverged, uce = many_fits.arms(pipe, TINY, ["erasepro", "uce"], [])
+    assert says in diverged.refused and uce.edit is not None
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------
@@ -360,6 +396,15 @@ def test_rows_of_earlier_runs_on_the_model_and_the_sets_stay_until_measured_agai
     monkeypatch.setattr(many_sets, "work", lambda count: replace(TINY, anchors=("fox",)))
     monkeypatch.setattr(many_concepts, "works_sha256", many_sets.works_sha256.__wrapped__)
     assert many_concepts.earlier(path, "s" * 64) == [], "of other anchors"
+
+
+def test_rows_of_another_layout_or_model_are_put_aside_before_they_are_replaced(tmp_path, capsys) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"model_sha256": "s" * 64, "rows": [row(1, "uce")]}))  # no sets yet
+    for sha256 in ("s" * 64, "s" * 64, "t" * 64):
+        many_concepts.save([row(1, "speed")], sha256, path)
+    aside = [json.loads(one.read_text()) for one in tmp_path.glob("results-*.json")]
+    assert sorted(one["rows"][0]["arm"] for one in aside) == ["speed", "uce"] and capsys.readouterr().out.count("kept as") == 2
 
 
 def test_the_shipped_page_has_the_markers_and_the_command_fills_them(tmp_path) -> None:

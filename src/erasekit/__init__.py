@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from erasekit.errors import (
     BaseMismatchError,
+    DivergenceError,
     EditError,
     EraseKitError,
     InfeasibleError,
@@ -40,6 +41,7 @@ _LAZY = {
 
 __all__ = [
     "BaseMismatchError",
+    "DivergenceError",
     "Edit",
     "EditError",
     "EraseKitError",

@@ -29,5 +29,10 @@ class TrainingError(EraseKitError):
     """Training cannot go on: the loss is no number, the checkpoint is another run's, the GPU's memory is full."""
 
 
+class DivergenceError(TrainingError):
+    """The numbers of a fit are no longer finite: its loss, the pictures that it learns from, or what it measured of itself.
+    Run again, it ends so again."""
+
+
 class InfeasibleError(EraseKitError):
     """A method cannot do what was asked (constraints that conflict, residual above its bound)."""

@@ -33,8 +33,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def resolve(name: str | Path, *, without: Collection[str] = UNREAD) -> Path:
     """The folder (with a `model_index.json`) of a model: "emoji", a local folder, or a hub id "owner/name".
 
-    Of a hub id the parts not named in `without` are downloaded, once, into the hub's cache. Raises `ModelError` for anything
-    else, naming what to give.
+    Of a hub id the parts that its index names and `without` does not are downloaded, once, into the hub's cache. Raises
+    `ModelError` for anything else, naming what to give, and `UsageError` for a hub id of an unsupported class.
     """
     if str(name) in EMBEDDED:
         return _embedded(str(name))

@@ -309,8 +309,18 @@ def test_a_stopped_run_goes_on_to_the_same_results(whole, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Victim, "draw", nothing)
     monkeypatch.setattr(m_erasurebench, "by_latent", nothing)
-    kept_rows = without_twins(bench(pipe, tmp_path / "b", edit, never=tiny.sd1(1), only=["L-wb"]))["rows"]
-    assert kept_rows == without_twins(found)["rows"][3:6]
+    assert bench(pipe, tmp_path / "b", edit, never=tiny.sd1(1), only=["L-wb"]) == again, "what the folder has stays"
+
+
+def test_what_a_run_leaves_out_stays_in_the_results_as_an_earlier_one_left_it(sd1, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(_bench_rates, "outdone", lambda found: dict.fromkeys(found, ", ".join(found)))
+    edit = edits.edit(sd1)
+    bench(sd1, tmp_path, edit, only=["T"])
+    both = bench(sd1, tmp_path, edit, only=["E-bb"], never=tiny.sd1(1))
+    assert [(row["row"], "never-knew" in row["controls"]) for row in both["rows"]] == [("T", False), ("E-bb", True)]
+    assert both["rows"][0]["warnings"] == ["T, E-bb"], "twins are compared, whenever they were drawn"
+    monkeypatch.setattr(Victim, "draw", None)
+    assert bench(sd1, tmp_path, edit, only=["T"]) == bench(sd1, tmp_path, edit, only=["E-bb"]) == both
 
 
 def test_the_folder_of_another_run_is_refused(whole) -> None:

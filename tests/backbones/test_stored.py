@@ -177,13 +177,13 @@ def test_apply_fetches_the_safety_checker_of_a_hub_model(
     source, asked = guarded(sd1_folder, tmp_path / "m", "config.json", "model.safetensors"), []
 
     def fetched(name: str, **given: list[str]) -> str:
-        asked.append("safety_checker/*" in given["ignore_patterns"])
+        asked.append("safety_checker/model*.safetensors" in given["allow_patterns"])
         return str(source)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     edits.edit(sd1).save(tmp_path / "e.safetensors")
     words = ["apply", str(tmp_path / "e.safetensors"), "--model", "someone/model", "--out", str(tmp_path / "out")]
-    assert cli.main(words) == 0 and False in asked
+    assert cli.main(words) == 0 and True in asked
     assert (tmp_path / "out" / "safety_checker" / "model.safetensors").is_file()
 
 

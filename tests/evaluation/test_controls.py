@@ -180,6 +180,21 @@ def test_a_users_suite_may_call_them_otherwise(tmp_path: Path, target: str) -> N
     assert kept == ((own, other) if cat else (own, ink))
 
 
+@pytest.mark.parametrize(("target", "labels", "known"), [
+    ("pet", ["cat", "dog"], "dog"), ("pet", ["dog", "cat"], "dog"), ("dog", [], "dog"),
+    ("pet", ["cat"], ""), ("cat", ["tabby", "tiger cat"], ""), ("Cat", [], ""),
+])  # fmt: skip
+def test_all_that_counts_as_the_target_must_be_withheld_or_the_target_itself(
+    tmp_path: Path, target: str, labels: list[str], known: str
+) -> None:
+    (tmp_path / "without.json").write_text(json.dumps({"concepts": ["cat"], "styles": []}))
+    if not known:
+        assert controls.without(tmp_path, target, *labels, option="--without-model M") == {"cat"}
+        return
+    with pytest.raises(UsageError, match=f"^--without-model M: the model there was trained with '{known}', and without cat"):
+        controls.without(tmp_path, target, *labels, option="--without-model M")
+
+
 @pytest.mark.parametrize(("text", "words"), [('{"concepts": ["dog"], "styles": []}', "was trained with 'cat', and without dog"),
                                              ("[]", "does not say what"), ("{", "does not say what")])  # fmt: skip
 def test_a_model_that_knows_the_concept_is_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -64,6 +64,7 @@ def test_relearning_has_a_curve_and_a_control_stands_beside_each_rung(place: Pat
     page = Reader((beside / "report.html").read_text()).text
     assert "never knew (95 %)" in page and "on without-cat of the same recipe" in page
     assert "relearning, never knew, cases that show" in page
+    assert tried(beside).never_knew and not tried(place).never_knew
     assert summary(json.loads((beside / "results.json").read_text())).splitlines()[0].endswith("never knew it")
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import benched
 import pytest
-from synthetic import results, rows
+from synthetic import arm, results, rows
 from test_page import Reader
 
 from erasekit.attacks import folder as folders
 from erasekit.attacks import report_bench
 from erasekit.attacks._bench_scenarios import SCENARIOS
 from erasekit.attacks.base import Case, Outcome
-from erasekit.attacks.folder_bench import MOST, Benched, chosen
+from erasekit.attacks.folder_bench import MOST, Benched, chosen, never_named
 from erasekit.errors import UsageError
 from erasekit.evaluation.page import html
 from erasekit.evaluation.page_limits import limits
@@ -131,6 +131,20 @@ def test_it_is_shown_beside_the_evaluation_of_its_edit(place: Path, tmp_path: Pa
     assert "No attack was run" not in page and sum(tag == "img" for tag, _ in part(page, "attacks").elements) == 174
     only = " ".join(limits(view(results(), [], tmp_path, attacks=[tried(place)])))
     assert "Only these attacks were run: m-erasurebench@1: T, " in only
+
+
+def test_a_control_of_the_attacks_is_not_denied(place: Path, tmp_path: Path) -> None:
+    known = results(arms=[arm("base"), arm(EDIT)])
+    without = benched.folder(tmp_path / "b", only="T", ends={"T": {"edited": "ffffffff", "unedited": "ssssssss"}})
+    seen = {place: "was drawn on this suite (attacks had one): how close", without: "was at hand: how close"}
+    for folder, words in seen.items():
+        one = tried(folder)
+        for found in (view(known, [], tmp_path, attacks=[one]), view({**known, "attacks": list(one.lines)}, [], tmp_path)):
+            assert f"No model trained without the target {words}" in " ".join(limits(found))
+
+
+def test_a_later_run_keeps_the_name_of_the_model_without_the_target(place: Path, tmp_path: Path) -> None:
+    assert never_named(place) == {"never_knew": {"model": "without-cat"}} and never_named(tmp_path) == {}
 
 
 def test_its_lines_carry_the_gaps_without_the_folder(place: Path) -> None:

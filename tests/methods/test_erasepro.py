@@ -371,12 +371,15 @@ def test_an_anchor_of_more_tokens_than_its_target_is_warned_of(sd1):
     assert any("prefer an anchor" in w for w in long) and not any("prefer an anchor" in w for w in short)
 
 
-def test_no_anchor_is_warned_of_with_where_to_find_one(sd1):
+def test_no_anchor_is_warned_of_with_where_to_find_one(sd1, sd1_folder):
     targets = ["cat", "fox", "tree", "red house", "style"]
     model, anchors = SDBackbone.from_pipeline(sd1), ["", "dog", "", "", ""]
     said = align(model, EraseRequest.build(targets, anchor=anchors), EraseProConfig()).warnings
     (line,) = [line for line in said if "no anchor" in line]
     assert line.startswith("no anchor for 'cat', 'tree', 'red house' and 1 more: most of the gap")
     assert "`erasekit suggest-anchors cat`" in line
-    named = align(model, EraseRequest.build("red house", anchor=""), EraseProConfig()).warnings
-    assert any("suggest-anchors 'red house'" in line for line in named)
+    folder = SDBackbone.from_folder(sd1_folder)
+    for name, end in ((folder.model_id, " lists (with the same --model)"), ("emoji", " lists")):  # emoji is its default
+        folder.model_id = name
+        named = align(folder, EraseRequest.build("red house", anchor=""), EraseProConfig()).warnings
+        assert any(line.endswith(f"`erasekit suggest-anchors 'red house'`{end}") for line in named)

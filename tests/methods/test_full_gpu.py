@@ -35,7 +35,7 @@ def test_a_full_gpu_is_one_line(method: str, sd1, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("place", "run", "said"), [
-    ("mace._refined", erasekit.erase, r"load the model in bfloat16 \(begins anew\), or"),
+    ("mace._refined", erasekit.erase, r"run on the CPU with --device cpu \(begins anew\), or"),
     ("_mace_concept.Concept._drawn", erasekit.erase, r"lower at_once \(now 8\), or"),
     ("_mace_loss.loss", erasekit.erase, r"set recompute=true, set precision=bfloat16 \(begins anew\), or"),
     ("_mace_plan.looking", erasekit.plan, r"lower at_once \(now 8\), or"),
@@ -47,3 +47,15 @@ def test_mace_names_what_helps_where_the_memory_ran_out(place: str, run, said: s
     monkeypatch.setattr(f"erasekit.methods.{place}", full)
     with pytest.raises(TrainingError, match=f"^the GPU's memory is full: {said}"):
         run(sd1, "cat", anchor="dog", method="mace", steps=1, templates="none")
+
+
+@pytest.mark.parametrize(("batch", "said"), [
+    (2, r"lower batch \(now 2\) and raise accumulate"), (1, "give a folder of images"),
+])  # fmt: skip
+def test_ac_names_what_helps_where_its_images_filled_the_memory(batch: int, said: str, sd1, monkeypatch) -> None:
+    def full(*args, **options) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr("erasekit.training.images.denoised", full)
+    with pytest.raises(TrainingError, match=rf"^the GPU's memory is full: {said} \(begins anew\), or free"):
+        erasekit.erase(sd1, "cat", anchor="dog", method="ac", steps=1, batch=batch, images=2, sampling_steps=2, augment=False)

@@ -18,7 +18,7 @@ import erasekit
 from erasekit.backbones import backbone
 from erasekit.concept import EraseRequest
 from erasekit.edit import Dense, Edit, LowRank
-from erasekit.errors import TrainingError, UsageError
+from erasekit.errors import DivergenceError, TrainingError, UsageError
 from erasekit.methods import make_config, resolve
 from erasekit.methods._mace_concept import Concept, Source, sources
 from erasekit.methods._mace_fusion import Fusion
@@ -614,7 +614,7 @@ def test_pictures_that_are_not_finite_stop_in_one_line_and_leave_the_model(sd1) 
     with torch.no_grad():
         sd1.unet.conv_in.weight[0, 0] = float("inf")
     broken = state(sd1)
-    with pytest.raises(TrainingError, match="the pictures of 'cat' are not finite: load the model in float32") as error:
+    with pytest.raises(DivergenceError, match="the pictures of 'cat' are not finite: load the model in float32") as error:
         fit(sd1)
     assert "\n" not in str(error.value) and state(sd1) == broken != before
 

@@ -34,8 +34,19 @@ def test_the_original_walks_only_what_is_read_of_it(backbone, monkeypatch):  # n
     assert (len(whole.originals), len(found.originals), len(found.source)) == (4, 2, 4)
     assert all(gap(f.up @ f.down, w.up @ w.down) < 1e-9 for f, w in zip(found.ops, whole.ops, strict=True))
     assert all(record["drift"] is not None for record in found.records)
+    assert torch.equal(found.reference, found.originals[:1]), "of targets alone"
     with pytest.raises(IndexError):
         Stream(found.originals, like=found.like).at([(3, 0)])
+
+
+@torch.no_grad()
+def test_columns_that_gave_way_take_no_probe_from_retained_ones(backbone, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(_check, "DRIFT_COLUMNS", 8)
+    walk = align(backbone, EraseRequest.build("cat", anchor="dog", retain=("fox",)), EraseProConfig(retain_mode="soft"))
+    walk.soft += [(0, position) for position in range(20, 77)]
+    kept = walk._align("a level", backbone.tower.output).kept
+    assert kept is not None and kept.now.shape[1] == 16 and len(walk.probed) == 8
+    assert torch.equal(kept.now[:, :8], Stream(walk.source, backbone.tower.output).at(walk.probed))
 
 
 def test_a_stream_gives_columns_whole_and_in_blocks(monkeypatch):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from erasekit.backbones import backbone
 from erasekit.concept import EraseRequest
-from erasekit.errors import ModelError, UsageError
+from erasekit.errors import ModelError, TrainingError, UsageError
 from erasekit.training import images
 from erasekit.training.bench import opened
 from erasekit.training.loop import generator
@@ -189,3 +189,12 @@ def test_augmentation_depends_on_its_generator_alone() -> None:
     image = torch.rand(3, 24, 24)
     one, other = (images.augmented(image, 2, generator("a")) for _ in range(2))
     assert torch.equal(one.image, other.image) and torch.equal(one.mask, other.mask)
+
+
+def test_a_picture_that_fills_the_gpu_is_one_line(sd1, tmp_path: Path, monkeypatch) -> None:
+    def full(*args) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(images, "encoded", full)
+    with pytest.raises(TrainingError, match=r"memory is full: run on the CPU with --device cpu \(begins anew\), or free"):
+        images.read_folder(sd1.vae, [picture(tmp_path / "a.png")], (8, 8), lambda *_: None)

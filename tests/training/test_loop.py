@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from erasekit.errors import EditError, TrainingError, UsageError
+from erasekit.errors import DivergenceError, EditError, TrainingError, UsageError
 from erasekit.training.checkpoint import FILE, Checkpoint
 from erasekit.training.loop import State, Step, generator, train
 from erasekit.training.settings import TrainingConfig
@@ -203,7 +203,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state(what: float, tm
     def loss(step: Step) -> torch.Tensor:
         return good(step) * (what if step.index == 5 else 1)
 
-    with pytest.raises(TrainingError, match=r"step 6 of 9: lower the rate \(now 0.1\).*holds the last good state") as e:
+    with pytest.raises(DivergenceError, match=r"step 6 of 9: lower the rate \(now 0.1\).*holds the last good state") as e:
         train(trained, loss, config, seed=0, checkpoint=kept, progress=lambda *_: None)
     assert "\n" not in str(e.value)
     tensors, losses = kept.load()

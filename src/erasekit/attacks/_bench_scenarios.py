@@ -34,6 +34,11 @@ class Scenario:
     inferred: str
 
     @property
+    def sides(self) -> tuple[str, ...]:
+        """What it is drawn on in every run."""
+        return (EDITED, UNEDITED, SCRAMBLED) if self.key[0] == "L" else (EDITED, UNEDITED)
+
+    @property
     def plain(self) -> str:
         """The row on a model without an edit, where white-box and black-box are one."""
         return plain(self.row)
@@ -145,3 +150,8 @@ def store_of(folder: Path, side: str) -> Path:
 def place_of(store: Path, part: str) -> Path:
     """The folder of a part in a store."""
     return store / part.replace(" ", "-")
+
+
+def lies(folder: Path, row: str, side: str) -> Path:
+    """Where a run's folder has a row's outcomes on a side."""
+    return place_of(store_of(folder, side), part_of(row, side))

@@ -92,9 +92,11 @@ def tried(attacked: Attacked | Benched, model: Mapping[str, Any], arms: Sequence
     """
     arm = _arm(attacked, model, arms)
     title = f"{arm['label']}: {attacked.found['target']}"
+    found, name = attacked.found, str(arm["arm"])
     if isinstance(attacked, Benched):
-        return Tried(tuple(folder_bench.lines(attacked.found, str(arm["arm"]))), report_bench.part(attacked, title))
-    return Tried(tuple(lines(attacked.found, str(arm["arm"]))), report.part(attacked.found, attacked.done, title))
+        beside = folder_bench.never_knew(found)
+        return Tried(tuple(folder_bench.lines(found, name)), report_bench.part(attacked, title), beside)
+    return Tried(tuple(lines(found, name)), report.part(found, attacked.done, title), "never_knew" in found)
 
 
 def lines(found: Mapping[str, Any], arm: str) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@ evaluation's results. Nothing here draws or judges."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from erasekit.attacks._bench_rates import counted
-from erasekit.attacks._bench_scenarios import BEGIN, EDITED, VERSION, part_of, place_of, store_of
+from erasekit.attacks._bench_scenarios import BEGIN, EDITED, NEVER, VERSION, lies, place_of
 from erasekit.attacks.base import Outcome
 from erasekit.attacks.ladder import kept
 from erasekit.errors import UsageError
@@ -64,6 +65,19 @@ def proves_nothing(row: Mapping[str, Any]) -> list[str]:
     return [f"{said}, its rate proves nothing" for said in row["warnings"]]
 
 
+def never_knew(found: Mapping[str, Any]) -> bool:
+    """Whether some row stands beside a model that never knew the target."""
+    return any(NEVER in row["controls"] for row in found["rows"])
+
+
+def never_named(folder: Path) -> dict[str, Any]:
+    """`never_knew` of the folder's results as it is there: the model without the target by its name; empty without one."""
+    try:
+        return {"never_knew": json.loads((folder / "results.json").read_text(encoding="utf-8"))["never_knew"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def lines(found: Mapping[str, Any], arm: str) -> list[dict[str, Any]]:
     """What an evaluation's results say of the benchmark: a line for each row, its controls and gaps in it."""
     return [_line(found, arm, row) for row in found["rows"]]
@@ -100,7 +114,7 @@ def _examples(
     """The chosen cases of a row; every side is held against what the results say of it."""
     sides: dict[str, list[Outcome]] = {}
     for side, share in {EDITED: row["crr"], **row["controls"]}.items():
-        place = place_of(store_of(folder, side), part_of(row["row"], side))
+        place = lies(folder, row["row"], side)
         sides[side] = _part(place)
         seen = counted(sides[side])
         if any(seen[key] != share[key] for key in COUNTS):

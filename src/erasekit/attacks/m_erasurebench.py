@@ -42,7 +42,7 @@ from erasekit.attacks._bench_rates import counted, gap, warned
 from erasekit.attacks._bench_scenarios import ENOUGH, TEMPLATES, MErasureBenchConfig, Scenario, chosen, named
 from erasekit.attacks._inversion import BLIND
 from erasekit.attacks.base import Case, Outcome, Spent
-from erasekit.attacks.ladder import memory_line
+from erasekit.attacks.ladder import kept, memory_line
 from erasekit.attacks.never_knew import PARTS
 from erasekit.attacks.prompts import drawn
 from erasekit.backbones import family_of
@@ -75,8 +75,9 @@ class MErasureBench:
         """What `results.json` holds. Every part is kept in `folder` as it is done, the same call goes on from there, and
         the parts are the same whether or not it was stopped, and whatever `only` asks for first.
 
-        `others`: prompts for other things. `about`: what else decides (model, edit, judge, sampling). `only`: keys of
-        scenarios. Both victims are entered. Raises `UsageError` for what does not fit, or a folder of another run.
+        `others`: prompts for other things. `about`: what else decides (model, edit, judge, sampling). `only`: keys of the
+        scenarios to draw, `never`: for them; what else earlier calls left in the folder is in the results as well. Both
+        victims are entered. Raises `UsageError` for what does not fit, or a folder of another run.
         """
         rows, templates = chosen(only), tuple(templates) or TEMPLATES[victim.sight.kind]
         check(victim, config, templates, others, never)
@@ -116,8 +117,10 @@ class _Bench:
         prompts = named(self.templates, self.victim.sight.target)
         return [Case(prompt, seed) for seed in range(self.config.seeds) for prompt in prompts]
 
-    def results(self, rows: Sequence[Scenario]) -> dict[str, Any]:
-        """The pictures, the judge's false positives, the autoencoder alone, and the rows."""
+    def results(self, asked: Sequence[Scenario]) -> dict[str, Any]:
+        """The pictures, the judge's false positives, the autoencoder alone, and the rows: those that are asked for, and
+        those that the folder has whole."""
+        rows = [row for row in scenarios.SCENARIOS if row in asked or self._done(row)]
         drawn_in_all = self.concept[-1].case.seed - CONCEPT_SEEDS + 1  # the last one drawn is always kept
         store, (_, inverted), tiles = self.stores[0], halves(self.concept), self.config.tiles
         false = store.outcomes("others", lambda: without(self.victim, self.others, self.config.images))
@@ -128,15 +131,18 @@ class _Bench:
                     name, lambda cut=cut: through(self.victim, inverted, tiles=cut, seed=self.seed)))  # fmt: skip
         return {"concept_images": {"kept": len(self.concept), "drawn": drawn_in_all, "short": len(self.concept) < ENOUGH},
                 "false_positives": counted(false), "autoencoder": alone,
-                "rows": self._rows(rows)}  # fmt: skip
+                "rows": self._rows(rows, asked)}  # fmt: skip
 
-    def _rows(self, rows: Sequence[Scenario]) -> list[dict[str, Any]]:
+    def _done(self, scenario: Scenario) -> bool:
+        return all(scenarios.lies(self.stores[0].folder, scenario.row, side).exists() for side in scenario.sides)
+
+    def _rows(self, rows: Sequence[Scenario], asked: Sequence[Scenario]) -> list[dict[str, Any]]:
         """Each scenario's row; one that its twin beats, which sees less, says so."""
-        made = [self.row(row, i, len(rows)) for i, row in enumerate(rows)]
+        made = [self.row(row, i, len(rows), draw=row in asked) for i, row in enumerate(rows)]
         store, victim = self.stores[0], self.victim
         return warned(made, {row.row: self.arm(store, scenarios.EDITED, row, victim, row.found_on) for row in rows})
 
-    def row(self, scenario: Scenario, number: int = 0, total: int = 1) -> dict[str, Any]:
+    def row(self, scenario: Scenario, number: int, total: int, *, draw: bool) -> dict[str, Any]:
         """The scenario on the edited model, and its controls with their gaps."""
         if self.progress:
             self.progress(number, total, f"{MErasureBench.name}: {scenario.row}")
@@ -149,12 +155,19 @@ class _Bench:
         if scenario.key[0] == "L":
             controls[scenarios.SCRAMBLED] = self.arm(
                 self.stores[0], scenarios.SCRAMBLED, scenario, self.victim, "", tiles=self.config.tiles)  # fmt: skip
-        if self.never is not None:
-            controls[scenarios.NEVER] = self.arm(self.stores[1], scenarios.NEVER, scenario, self.never, scenarios.NEVER)
+        if (never := self._never_knew(scenario, draw=draw)) is not None:
+            controls[scenarios.NEVER] = never
         crr, others = counted(edited), {name: counted(found) for name, found in controls.items()}
         blind = [BLIND] * any(BLIND in one.note for one in edited)
         return {**asdict(scenario), "crr": crr, "warnings": blind, "spent": asdict(sum((one.spent for one in edited), Spent())),
                 "controls": {name: one | {"gap": gap(crr, one)} for name, one in others.items()}}  # fmt: skip
+
+    def _never_knew(self, scenario: Scenario, *, draw: bool) -> list[Outcome] | None:
+        """On the model without the target: of a row to draw where that is given, else as an earlier run left it."""
+        if draw and self.never is not None:
+            return self.arm(self.stores[1], scenarios.NEVER, scenario, self.never, scenarios.NEVER)
+        place = scenarios.lies(self.stores[0].folder, scenario.row, scenarios.NEVER)
+        return kept(place) if place.exists() else None
 
     def arm(
         self, store: Store, of: str, scenario: Scenario, victim: Victim, word: str, *, tiles: int = 1

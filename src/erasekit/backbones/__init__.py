@@ -41,8 +41,13 @@ def family_of(pipe: Any) -> str:
     return _class(type(pipe).__name__).family_of(pipe)
 
 
-def _class(name: str) -> Any:
+def require_supported(name: str) -> None:
+    """Raises `UsageError`, listing the supported ones, for a pipeline class that no backbone reads."""
     if name not in BACKBONES:
         raise UsageError(f"models of class {name} are not supported: use {', '.join(BACKBONES)}")
+
+
+def _class(name: str) -> Any:
+    require_supported(name)
     module, _, attribute = BACKBONES[name].partition(":")
     return getattr(import_module(module), attribute)

@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
     found = {"model": models.public_name(arguments.model), **found}
     if never is not None:
         found["never_knew"] = {"model": models.public_name(arguments.without_model)}
+    elif folder_bench.never_knew(found):
+        found |= folder_bench.never_named(arguments.out)
     write_whole(arguments.out / "results.json", (json.dumps(found, indent=1) + "\n").encode())
     print(summary(found))
     page = report_bench.write_report(folder_bench.read(arguments.out, found))

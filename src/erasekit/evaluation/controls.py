@@ -124,12 +124,14 @@ def bare(word: str) -> str:
     return key(word).removesuffix(" style")
 
 
-def without(folder: Path, *names: str, option: str) -> frozenset[str]:
+def without(folder: Path, target: str, *labels: str, option: str) -> frozenset[str]:
     """What `withheld` says of the model in `folder`. Raises `UsageError`, which begins with the `option` that gave the model,
-    where it says something and none of the `names` of the concept is in it: such a model knows the concept."""
+    where it says something and neither the target is in it nor all `labels` that a judge takes for the target: a model
+    that draws one of them knows what is looked for."""
     never = withheld(folder)
-    if never and never.isdisjoint(map(bare, names)):
-        raise UsageError(f"{option}: the model there was trained with {names[0]!r}, and without {', '.join(sorted(never))}: "
+    known = [name for name in labels or (target,) if bare(name) not in never]
+    if never and bare(target) not in never and known:
+        raise UsageError(f"{option}: the model there was trained with {known[0]!r}, and without {', '.join(sorted(never))}: "
                          "ask for one of these, or give a model that was trained without it")  # fmt: skip
     return never
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from erasekit.evaluation.page_parts import estimate, listed, number, row, signed, table, text
 from erasekit.evaluation.page_view import TITLES, Entry, View
 
+NEVER = "never-knew"  # a benchmark's control
 PROBES = ("probe", "linear_probe", "nonlinear_probe")
 
 
@@ -83,9 +84,16 @@ def _controls(view: View) -> list[str]:
     if "random" not in kinds and not any("no random control" in line for line in view.results["warnings"]):
         lines.append("No random change of the same norm was drawn: some of the effect may be plain damage.")
     if "never" not in kinds:
-        lines.append("No model trained without the target was at hand: how close the edited model is to one that never "
+        where = "drawn on this suite (attacks had one)" if _attacked_without(view) else "at hand"
+        lines.append(f"No model trained without the target was {where}: how close the edited model is to one that never "
                      "knew the target is open.")  # fmt: skip
     return lines
+
+
+def _attacked_without(view: View) -> bool:
+    """Whether an attack on the page has a rate on a model that was trained without the target."""
+    controls = (one["name"] for attack in view.results.get("attacks", ()) for one in attack.get("controls", ()))
+    return any(one.never_knew for one in view.tried) or NEVER in controls
 
 
 def _inside(view: View) -> list[str]:

@@ -47,10 +47,12 @@ VERDICTS = {"found": "●", "absent": "○", "failed": "!", "invalid": "✕", "u
 
 @dataclass(frozen=True)
 class Tried:
-    """Attacks that lie in a folder of their own: their lines of the results, and the part of the page that shows them."""
+    """Attacks that lie in a folder of their own: their lines of the results, the part of the page that shows them, and
+    whether a model that never knew the target stands beside them."""
 
     lines: tuple[Entry, ...]
     body: str
+    never_knew: bool = False
 
 
 @dataclass(frozen=True)

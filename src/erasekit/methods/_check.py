@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erasekit.backbones.base import Backbone, Site
 from erasekit.edit import LowRank
-from erasekit.errors import InfeasibleError, ModelError
+from erasekit.errors import DivergenceError, InfeasibleError
 
 T = TypeVar("T")
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -22,7 +22,7 @@ only the residual before the cast is bounded (by float32's)."""
 FULL = 0.95
 """A solve that uses this share of the input directions leaves too few for anything else."""
 DRIFT_COLUMNS = 512
-"""Drift is measured on at most so many columns of retained prompts."""
+"""Drift is measured on at most so many retained columns, and on as many that gave way."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def largest_drift(records: Sequence[dict[str, Any]]) -> float | None:
 
 
 def require_finite(check: dict[str, Any]) -> None:
-    """Raises `ModelError` where a measured number is not finite."""
+    """Raises `DivergenceError` where a measured number is not finite."""
     for record in check["sites"]:
         numbers = (record["residual"], record["residual_cast"], record["relative_update"], record["drift"] or 0.0)
         if not all(map(math.isfinite, numbers)):
-            raise ModelError(f"{record['site']} gives numbers that are not finite: check the model's weights")
+            raise DivergenceError(f"{record['site']} gives numbers that are not finite: check the model's weights")
 
 
 def require_exact(check: dict[str, Any], dtype: torch.dtype, *, remedy: str) -> None:

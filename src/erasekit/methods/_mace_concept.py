@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from erasekit.concept import EraseRequest
-from erasekit.errors import TrainingError
+from erasekit.errors import DivergenceError
 from erasekit.methods._cross import silent
 from erasekit.methods._templates import fill
 from erasekit.training import images
@@ -109,12 +109,13 @@ class Concept:
         return generator(self.bench.request.seed, "mace", self.target).initial_seed()
 
     def pictures(self) -> Pictures:
-        """Its pictures, made when they are first asked for. Raises `TrainingError`: not finite, or the GPU is full."""
+        """Its pictures, made when they are first asked for. Raises `DivergenceError` where they are not finite,
+        `TrainingError` where the GPU is full."""
         if self.known is None:
             with picture_line(self.config):
                 found = self._from_files() if self.source.images else self._drawn()
             if not bool(found.latents.isfinite().all()):
-                raise TrainingError(f"the pictures of {self.target!r} are not finite: load the model in float32")
+                raise DivergenceError(f"the pictures of {self.target!r} are not finite: load the model in float32")
             self.known = found
         return self.known
 

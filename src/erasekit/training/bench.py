@@ -101,9 +101,13 @@ class Bench(Generic[T]):
         multiplies the learning rate; `extra` are tensors that the loss moves in place besides; `data` is a digest
         of what else decides the result: files, and the autoencoder that reads them."""
         added = {"data": data} if data else {}
-        kept = Checkpoint.at(checkpoint, self.about(method) | added) if checkpoint else None
+        kept = self.state_at(checkpoint, method, added) if checkpoint else None
         return train(self.student.trained, loss, self.config, seed=self.request.seed, active=self.student.active,
                      schedule=schedule, checkpoint=kept, progress=progress, extra=extra)  # fmt: skip
+
+    def state_at(self, place: Path, method: str, added: Mapping[str, Any]) -> Checkpoint:
+        """Where the method keeps its state: the file of a run that differs in what `about` or `added` says is refused."""
+        return Checkpoint.at(place, self.about(method) | added, free=self.config.FREE)
 
     def about(self, method: str) -> dict[str, Any]:
         """All that decides the result of a run, for its checkpoint."""
@@ -158,7 +162,7 @@ def opened(
     `ModelError` for a model that is not made for pictures from text, and, whatever is done inside, `TrainingError` naming
     what to lower where the GPU is full.
     """
-    with memory_line(config), _opened(backbone, request, config, student, prompts, sampling_steps) as bench:
+    with memory_line(config.lighter()), _opened(backbone, request, config, student, prompts, sampling_steps) as bench:
         yield bench
 
 

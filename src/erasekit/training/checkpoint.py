@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -25,14 +25,16 @@ class Checkpoint:
 
     path: Path
     about: Mapping[str, Any]
+    free: frozenset[str] = frozenset()
+    """Parameters that decide nothing: files from before they were known to name them, and are gone on from."""
 
     @classmethod
-    def at(cls, place: str | PathLike[str], about: Mapping[str, Any]) -> Checkpoint:
+    def at(cls, place: str | PathLike[str], about: Mapping[str, Any], *, free: Collection[str] = ()) -> Checkpoint:
         """The checkpoint in a folder or at a file name; `EditError` if it can surely not be written there."""
         path = Path(place).expanduser()
         path = path / FILE if path.is_dir() or not path.suffix else path
         check_writable(path)
-        return cls(path, json.loads(json.dumps(about)))
+        return cls(path, json.loads(json.dumps(about)), frozenset(free))
 
     def save(self, tensors: Mapping[str, Tensor], losses: Sequence[float]) -> None:
         """Replace the file by this state; a kill at any time leaves the one before. Raises `EditError`: a full disk."""
@@ -58,7 +60,10 @@ class Checkpoint:
             raise TrainingError(f"{self.path} is no checkpoint, or a damaged one: delete it or name another") from error
 
     def _require_same(self, other: Mapping[str, Any]) -> None:
-        names = [name for name in {**self.about, **other} if self.about.get(name) != other.get(name)]
+        was = dict(other)
+        if isinstance(parameters := was.get("parameters"), dict):
+            was["parameters"] = {name: value for name, value in parameters.items() if name not in self.free}
+        names = [name for name in {**self.about, **was} if self.about.get(name) != was.get(name)]
         if names:
             raise TrainingError(f"{self.path} is the checkpoint of another run (other {', '.join(names)}): "
                                 "name another file, or delete it to begin anew")  # fmt: skip

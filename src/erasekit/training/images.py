@@ -21,7 +21,8 @@ from erasekit.methods import Progress
 from erasekit.training.bench import Bench
 from erasekit.training.kept import Keep, nowhere
 from erasekit.training.latents import Predict, Schedule, guided, partly_denoised, parts
-from erasekit.training.loop import generator
+from erasekit.training.loop import generator, memory_line
+from erasekit.training.settings import ELSEWHERE
 
 Read = Callable[[Sequence[str]], Tensor]
 """Prompts -> what the cross-attention reads for them (n, length, width)."""
@@ -122,11 +123,13 @@ def pixels(picture: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
 
 
 def read_folder(vae: Any, found: Sequence[Path], size: tuple[int, int], progress: Progress) -> Tensor:
-    """The pictures as latents (n, c, h, w) of height and width `size`, on the CPU."""
+    """The pictures as latents (n, c, h, w) of height and width `size`, on the CPU. Raises `TrainingError` where one of them
+    fills the GPU."""
     factor, latents = scale_of(vae), []
     for i, path in enumerate(found):
         picture = pixels(path, (size[0] * factor, size[1] * factor))
-        latents.append(encoded(vae, picture[None]).cpu())
+        with memory_line(ELSEWHERE):
+            latents.append(encoded(vae, picture[None]).cpu())
         progress(i + 1, len(found), "reading images")
     return torch.cat(latents)
 

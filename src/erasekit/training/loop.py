@@ -19,7 +19,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from erasekit.errors import TrainingError
+from erasekit.errors import DivergenceError, TrainingError
 from erasekit.methods import Progress
 from erasekit.training.checkpoint import Checkpoint
 from erasekit.training.settings import TrainingConfig
@@ -110,8 +110,8 @@ def train(
     multiplies the learning rate; `extra` are tensors that the loss moves in place besides, which the checkpoint holds with
     the rest. A step moves, and averages, the tensors alone that have a gradient in it.
 
-    Raises `TrainingError` with the last good checkpoint kept: a loss or gradient that is no number, a full GPU, a
-    checkpoint of another run.
+    Raises with the last good checkpoint kept: `DivergenceError` for a loss or gradient that is no number, `TrainingError`
+    for a full GPU or a checkpoint of another run.
     """
     state, began = State(trained, config, extra), time.perf_counter()
     if checkpoint and (saved := checkpoint.load()):
@@ -120,7 +120,7 @@ def train(
     for index in range(first, config.steps):
         for group in state.optimiser.param_groups:
             group["lr"] = config.rate * schedule(index)
-        with memory_line(config):
+        with memory_line(config.lighter()):
             value = _gradients(loss, [Step(seed, index, part) for part in range(config.accumulate)], again)
             norm = torch.nn.utils.clip_grad_norm_(state.trained.values(), config.clip or math.inf)
             _require_finite(value, float(norm), index, config, checkpoint)
@@ -169,17 +169,14 @@ def _require_finite(
     if math.isfinite(value) and math.isfinite(norm):
         return
     kept = f"; {checkpoint.path} holds the last good state" if checkpoint and checkpoint.path.exists() else ""
-    raise TrainingError(f"the loss is not a number at step {index + 1} of {config.steps}: lower the rate (now "
-                        f"{config.rate:g}), or clip the gradient (clip=1){kept}")  # fmt: skip
+    raise DivergenceError(f"the loss is not a number at step {index + 1} of {config.steps}: lower the rate (now "
+                          f"{config.rate:g}), or clip the gradient (clip=1){kept}")  # fmt: skip
 
 
 @contextmanager
-def memory_line(config: TrainingConfig, *, lower: str = "") -> Iterator[None]:
-    """Inside, a GPU that is full ends in a `TrainingError` of one line that names what to lower: what a training step has,
-    or `lower` where it is no step that fills it."""
+def memory_line(lower: str) -> Iterator[None]:
+    """Inside, a GPU that is full ends in a `TrainingError` of one line that says what asks for less there: `lower`."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise TrainingError(
-            f"the GPU's memory is full: {lower or config.lighter()}, or free memory of other programs"
-        ) from error
+        raise TrainingError(f"the GPU's memory is full: {lower}, or free memory of other programs") from error

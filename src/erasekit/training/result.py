@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from erasekit.edit import Base, Dense, Edit, Op, library_versions
-from erasekit.errors import InfeasibleError, TrainingError
+from erasekit.errors import DivergenceError, InfeasibleError
 from erasekit.training.bench import Bench
 from erasekit.training.parameters import Student, Trained
 from erasekit.training.probes import doubled
@@ -51,14 +51,15 @@ def finish(
 
     `residual`: how far the student is from what was asked, relative to how far the model was; `drift`: how far it moved
     on what is retained (None where nothing is); `numbers`: what the method's own self-check adds; `students`: how many of
-    the bench's size were trained one after the other. Raises `InfeasibleError` for an edit that changes nothing.
+    the bench's size were trained one after the other. Raises `InfeasibleError` for an edit that changes nothing,
+    `DivergenceError` for numbers that are not finite.
     """
     update = max(record["relative_update"] for record in records)
     if update == 0:
         raise InfeasibleError("training changed nothing: the model reads target and anchor as the same; "
                               "choose another anchor")  # fmt: skip
     if not all(map(math.isfinite, (update, residual, drift or 0.0))):
-        raise TrainingError("the trained model gives numbers that are not finite: lower the rate")
+        raise DivergenceError("the trained model gives numbers that are not finite: lower the rate")
     far = "training left the model as far from what was asked as it was: raise the rate or the steps"
     check = {
         "modules": len(records), "residual": residual, "residual_before_cast": residual, "relative_update": update,

@@ -64,3 +64,7 @@ class TrainingConfig:
 def anew(advice: str) -> str:
     """The advice as one that decides the result: no checkpoint is gone on from with it."""
     return f"{advice} (begins anew)"
+
+
+ELSEWHERE = anew("run on the CPU with --device cpu")
+"""What is left where no parameter asks for less memory: prompts and pictures that are read one by one."""

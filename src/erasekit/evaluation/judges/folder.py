@@ -42,16 +42,12 @@ def find(option: str | None, *, judge: str, hub: bool = False) -> Path:
 
 def download(name: str) -> Path:
     """The hub's snapshot of `name`: safetensors where it has them, else its pytorch_model.bin."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from erasekit.hub import downloaded
 
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=[*TEXT_FILES, "model*.safetensors"]))
-        if not any(folder.glob("model*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*TEXT_FILES, "pytorch_model*.bin"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(f"cannot download the judge's model {name!r} ({_reason(error)}): check the id and the "
-                         "network, or give a local folder") from error  # fmt: skip
+    words = {"what": "the judge's model", "folder": "folder"}
+    folder = downloaded(name, [*TEXT_FILES, "model*.safetensors"], **words)
+    if not any(folder.glob("model*.safetensors")):
+        folder = downloaded(name, [*TEXT_FILES, "pytorch_model*.bin"], **words)
     return folder
 
 

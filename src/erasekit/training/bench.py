@@ -107,7 +107,7 @@ class Bench(Generic[T]):
 
     def state_at(self, place: Path, method: str, added: Mapping[str, Any]) -> Checkpoint:
         """Where the method keeps its state: the file of a run that differs in what `about` or `added` says is refused."""
-        return Checkpoint.at(place, self.about(method) | added, free=self.config.FREE)
+        return Checkpoint.at(place, self.about(method) | dict(added), free=self.config.FREE)
 
     def about(self, method: str) -> dict[str, Any]:
         """All that decides the result of a run, for its checkpoint."""

@@ -61,9 +61,10 @@ def test_a_full_gpu_is_one_line_also_where_images_are_drawn_and_a_run_is_planned
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
     monkeypatch.setattr(sd1.unet, "forward", full)
-    for run in (lambda: fit(sd1), lambda: erasekit.plan(sd1, "cat", anchor="dog", method="ac", **QUICK)):
-        with pytest.raises(TrainingError, match=r"memory is full: set recompute=true, lower batch \(now 2\)"):
-            run()
+    with pytest.raises(TrainingError, match=r"memory is full: lower batch \(now 2\)"):  # drawing has no gradients to recompute
+        fit(sd1)
+    with pytest.raises(TrainingError, match=r"memory is full: set recompute=true, lower batch \(now 2\)"):
+        erasekit.plan(sd1, "cat", anchor="dog", method="ac", **QUICK)
 
 
 def test_no_anchor_is_said_to_be_a_poor_one(sd1) -> None:

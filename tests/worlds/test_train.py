@@ -1,9 +1,12 @@
 """The world's training loop: resumes to the bit, and its optimizer does what it says."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from erasekit.worlds.emoji.train import denoiser
 from erasekit.worlds.emoji.train.loop import Schedule, step_rng, train
 from erasekit.worlds.emoji.train.muon import orthogonalise
 
@@ -18,7 +21,24 @@ def test_orthogonalise_keeps_the_singular_vectors_and_evens_the_values(shape):
     assert values.min() > 0.3 and values.max() < 1.3
 
 
-def run(folder, steps, stop=None):
+def test_in_bfloat16_a_kernel_is_evened_nearly_as_in_float32():
+    matrix = torch.randn((64, 200), generator=torch.Generator().manual_seed(0))
+    exact, short = orthogonalise(matrix), orthogonalise(matrix.bfloat16())
+    assert short.dtype == torch.bfloat16
+    assert (short.float() - exact).norm() < 0.05 * exact.norm()
+
+
+def test_bf16_moves_float32_weights_by_an_update_that_is_not_the_exact_one(tmp_path):
+    for name in ("exact", "short"):
+        (tmp_path / name).mkdir()
+    exact = run(tmp_path / "exact", 3).state_dict()
+    short = run(tmp_path / "short", 3, bf16=True).state_dict()
+    assert {value.dtype for value in short.values()} == {torch.float32}
+    assert not torch.equal(exact["0.weight"], short["0.weight"])
+    assert torch.allclose(exact["0.weight"], short["0.weight"], atol=3e-3)
+
+
+def run(folder, steps, stop=None, **options):
     model = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Linear(8, 1))
     with torch.no_grad():
         for i, p in enumerate(model.parameters()):
@@ -30,7 +50,7 @@ def run(folder, steps, stop=None):
         x = torch.from_numpy(step_rng(0, "test", step).standard_normal((16, 6), dtype="float32"))
         return (model(x) - x[:, :1] * x[:, 1:2]).square().mean()
 
-    return train(model, loss_of, Schedule(steps, 1e-2, warmup=3), folder / "state.pt", ema=0.9, every=5)
+    return train(model, loss_of, Schedule(steps, 1e-2, warmup=3), folder / "state.pt", ema=0.9, every=5, **options)
 
 
 def test_a_stopped_run_ends_as_an_uninterrupted_one(tmp_path):
@@ -47,3 +67,31 @@ def test_step_data_depends_on_seed_stage_and_step():
     draws = {tuple(step_rng(*key).integers(1 << 30, size=3)) for key in [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]}
     assert len(draws) == 4
     assert (step_rng(3, "a", 5).random() == step_rng(3, "a", 5).random())
+
+
+class Recorded(nn.Module):
+    """A one-layer stand-in for the U-Net that notes the dtype of its product."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.seen = nn.Conv2d(16, 16, 1), set()
+
+    def forward(self, noisy, t, context):
+        out = self.mix(noisy)
+        self.seen.add(out.dtype)
+        return SimpleNamespace(sample=out)
+
+    def save_pretrained(self, folder):
+        torch.save({"weights": self.state_dict(), "seen": self.seen}, folder)
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_the_denoisers_products_are_in_bfloat16_where_asked_for(tmp_path, monkeypatch, bf16, dtype):
+    net = Recorded()
+    monkeypatch.setattr(denoiser, "build", lambda: net)
+    monkeypatch.setattr(denoiser, "latents", lambda *_: torch.zeros(8, 16, 8, 8))
+    monkeypatch.setattr(denoiser, "contexts", lambda *_: torch.zeros(9, 77, 192))
+    denoiser.run(tmp_path, steps=2, batch=4, count=8, bf16=bf16)
+    saved = torch.load(tmp_path / "unet", weights_only=False)
+    assert net.seen == {dtype}
+    assert {value.dtype for value in saved["weights"].values()} == {torch.float32}

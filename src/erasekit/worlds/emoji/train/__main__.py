@@ -14,7 +14,7 @@ from typing import Any
 from erasekit.errors import EraseKitError, UsageError
 
 STAGES = ("drawings", "vae", "text", "denoiser", "focus", "judge", "clip", "assemble", "card", "unpack")
-OPTIONS = ("seed", "steps", "onward", "without", "without_style")
+OPTIONS = ("seed", "steps", "onward", "without", "without_style", "bf16")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,6 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, help="default: 0")
     parser.add_argument("--onward", action="store_true", help="denoiser, judge: begin with the work folder's weights")
+    parser.add_argument(
+        "--bf16", action="store_true", help="denoiser: products in bfloat16, faster where the CPU has it"
+    )
     of = "denoiser, assemble, card: of the model that never saw the"
     for option, what in (("--without", "CONCEPT"), ("--without-style", "STYLE")):
         parser.add_argument(option, nargs="+", metavar=what, help=f"{of} {what}")

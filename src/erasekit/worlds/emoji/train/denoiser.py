@@ -169,9 +169,11 @@ def chosen_rows(rng: np.random.Generator, count: int, batch: int, focus: np.ndar
 
 def run(
     work: Path, *, seed: int = 0, steps: int = 4000, batch: int = 64, count: int = 20_000, onward: bool = False,
-    without: Sequence[str] = (), without_style: Sequence[str] = (),
+    without: Sequence[str] = (), without_style: Sequence[str] = (), bf16: bool = False,
 ) -> None:  # fmt: skip
     """Trains the U-Net (`onward`: the one in `work/unet`) and saves its moving average in `work/unet`.
+
+    `bf16` computes the U-Net's products in bfloat16; weights, optimizer, and average stay float32.
 
     With concepts or styles withheld, data, checkpoint and U-Net have names of their own (`Withheld.suffix`).
     """
@@ -201,7 +203,10 @@ def run(
         signal, spread = (p[t][:, None, None, None] for p in (alphas.sqrt(), (1 - alphas).sqrt()))
         noisy = (signal * clean[rows] + spread * noise).contiguous(memory_format=torch.channels_last)
         velocity = signal * noise - spread * clean[rows]
-        return (weight[t] * (unet(noisy, t, context).sample - velocity).square().mean((1, 2, 3))).mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            said = unet(noisy, t, context).sample.float()
+        return (weight[t] * (said - velocity).square().mean((1, 2, 3))).mean()
 
     schedule = Schedule(steps, 2e-3, warmup=60, decay=0.5)
-    train(unet, loss_of, schedule, work / f"denoiser{suffix}.pt", ema=0.995).save_pretrained(work / f"unet{suffix}")
+    trained = train(unet, loss_of, schedule, work / f"denoiser{suffix}.pt", ema=0.995, bf16=bf16)
+    trained.save_pretrained(work / f"unet{suffix}")

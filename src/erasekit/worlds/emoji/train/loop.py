@@ -61,9 +61,13 @@ def train(
     weight_decay: float = 0.01,
     ema: float | None = None,
     every: int = 200,
+    bf16: bool = False,
 ) -> nn.Module:
-    """Trains `model` in place and returns it (or its moving average), resuming from `checkpoint` if it is there."""
-    optimizer = Both(model, schedule.rate, weight_decay)
+    """Trains `model` in place and returns it (or its moving average), resuming from `checkpoint` if it is there.
+
+    `bf16`: Muon orthogonalises in bfloat16; what the loss computes in is the loss's own.
+    """
+    optimizer = Both(model, schedule.rate, weight_decay, dtype=torch.bfloat16 if bf16 else torch.float32)
     average = copy.deepcopy(model).requires_grad_(False) if ema else None
     first = _resume(checkpoint, model, optimizer, average)
     running, began = 0.0, time.monotonic()

@@ -173,7 +173,8 @@ def run(
 ) -> None:  # fmt: skip
     """Trains the U-Net (`onward`: the one in `work/unet`) and saves its moving average in `work/unet`.
 
-    `bf16` computes the U-Net's products in bfloat16; weights, optimizer, and average stay float32.
+    `bf16` computes the U-Net's products in bfloat16; weights, optimizer and average stay float32. (The optimizer's
+    orthogonalisation too: on the Gram matrix alone it diverges in bfloat16.)
 
     With concepts or styles withheld, data, checkpoint and U-Net have names of their own (`Withheld.suffix`).
     """
@@ -208,5 +209,5 @@ def run(
         return (weight[t] * (said - velocity).square().mean((1, 2, 3))).mean()
 
     schedule = Schedule(steps, 2e-3, warmup=60, decay=0.5)
-    trained = train(unet, loss_of, schedule, work / f"denoiser{suffix}.pt", ema=0.995, bf16=bf16)
+    trained = train(unet, loss_of, schedule, work / f"denoiser{suffix}.pt", ema=0.995)
     trained.save_pretrained(work / f"unet{suffix}")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from erasekit.errors import UsageError
+from erasekit.errors import DivergenceError, UsageError
 
 from .muon import Both
 
@@ -61,32 +61,39 @@ def train(
     weight_decay: float = 0.01,
     ema: float | None = None,
     every: int = 200,
-    bf16: bool = False,
 ) -> nn.Module:
     """Trains `model` in place and returns it (or its moving average), resuming from `checkpoint` if it is there.
 
-    `bf16`: Muon orthogonalises in bfloat16; what the loss computes in is the loss's own.
+    Raises `DivergenceError` at a loss that is not finite; the checkpoint stays as it was before.
     """
-    optimizer = Both(model, schedule.rate, weight_decay, dtype=torch.bfloat16 if bf16 else torch.float32)
+    optimizer = Both(model, schedule.rate, weight_decay)
     average = copy.deepcopy(model).requires_grad_(False) if ema else None
     first = _resume(checkpoint, model, optimizer, average)
     running, began = 0.0, time.monotonic()
     for step in range(first, schedule.steps):
         optimizer.set_rate(schedule.at(step))
         loss = loss_of(step)
+        value = _finite(loss.item(), step, checkpoint)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if average is not None and ema is not None:
             _update(average, model, min(ema, (step + 1) / (step + 10)))
-        running = 0.95 * running + 0.05 * loss.item() if step > first else loss.item()
+        running = 0.95 * running + 0.05 * value if step > first else value
         if (step + 1) % 50 == 0:
             pace = (time.monotonic() - began) / (step + 1 - first)
             log.info("step %d/%d loss %.5f %.2f s/step", step + 1, schedule.steps, running, pace)
         if (step + 1) % every == 0 or step + 1 == schedule.steps:
             _save(checkpoint, step + 1, model, optimizer, average)
     return model if average is None else average
+
+
+def _finite(loss: float, step: int, checkpoint: Path) -> float:
+    if not math.isfinite(loss):
+        kept = f"{checkpoint} has an earlier step" if checkpoint.exists() else "no checkpoint was written yet"
+        raise DivergenceError(f"the loss of step {step} is {loss}: {kept}; give the schedule a smaller rate")
+    return loss
 
 
 @torch.no_grad()

@@ -18,7 +18,6 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly: singular values land in about 0.7..1.2 (quintic Newton-Schulz).
 
     Iterates on the Gram matrix G alone: X_k = Q_k X with Q_k a polynomial in G, so only two products are as wide as X.
-    In the matrix's dtype: bfloat16 moves the singular values by a few per cent, less than the iteration itself does.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
@@ -34,13 +33,10 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum 0.95 with Nesterov's look-ahead, orthogonalised in `dtype` over (out, everything else)."""
+    """Momentum 0.95 with Nesterov's look-ahead, orthogonalised over (out, everything else)."""
 
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float, weight_decay: float = 0.0, *, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
-        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -55,18 +51,18 @@ class Muon(torch.optim.Optimizer):
         buffer = state.setdefault("momentum", torch.zeros_like(p))
         buffer.lerp_(p.grad, 1 - group["momentum"])  # type: ignore[arg-type]
         ahead = p.grad.lerp(buffer, group["momentum"]).flatten(1)  # type: ignore[union-attr]
-        update = orthogonalise(ahead.to(self.dtype)).to(p.dtype) * 0.2 * max(ahead.shape) ** 0.5
+        update = orthogonalise(ahead) * 0.2 * max(ahead.shape) ** 0.5
         p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view_as(p), alpha=-group["lr"])
 
 
 class Both:
     """Muon on what has two dimensions or more, AdamW on the rest; looks like one optimizer to the loop."""
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float) -> None:
         parameters = list(model.parameters())
         matrices, rest = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
         self.parts = (
-            Muon(matrices, lr, weight_decay, dtype=dtype),
+            Muon(matrices, lr, weight_decay),
             torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
         )
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from erasekit.errors import ModelError
 from erasekit.models import INDEX, UNREAD, read_json
@@ -14,10 +15,24 @@ from erasekit.models import INDEX, UNREAD, read_json
 FILE = re.compile(
     r"(?:diffusion_pytorch_model|model)(?:-\d+-of-\d+)?(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.safetensors"
 )
+ALIGNMENT = 64  # bytes: where torch's own memory on the CPU begins
 STEMS = ("diffusion_pytorch_model", "model")
 SMALL = (".json", ".txt", ".model")  # configurations and vocabularies
 OTHERS = (".bin", ".ckpt", ".msgpack", ".h5")  # weights in formats that are not read
 PICKLE = re.compile(r"(?:diffusion_pytorch_model|pytorch_model|model)\b.*\.(?:bin|ckpt)")
+
+
+def align(part: Any) -> None:
+    """Copies a module's weights that lie at an odd place in a file's mapped memory to where torch would have put them.
+
+    Vectorised kernels round differently there: training from a folder would give other bits than on the same weights in
+    memory. What is no module is left as it is.
+    """
+    import torch
+
+    for tensor in (*part.parameters(), *part.buffers()) if isinstance(part, torch.nn.Module) else ():
+        if tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 def parts(folder: Path, *, without: Collection[str] = UNREAD) -> list[Path]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from erasekit.backbones._clip import ROLES, ClipTower
 from erasekit.backbones._folder import REMEDY, check_tokenizer, text_config
-from erasekit.backbones._stored import variant_of
+from erasekit.backbones._stored import align, variant_of
 from erasekit.backbones._weights import FolderWeights, ModuleWeights, Weights
 from erasekit.backbones.base import Site, Tokens
 from erasekit.errors import ModelError, UsageError
@@ -199,11 +199,12 @@ def _read_part(folder: Path, part: str, library: str, name: str) -> Any:
         found = kind.from_pretrained(
             folder / part, **{precision: torch.float32}, variant=variant_of(folder / part), local_files_only=True
         )
-        return found.eval()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"cannot load the {part} in {folder} ({_first(error)}): copy the model folder again"
         ) from error
+    align(found)
+    return found.eval()
 
 
 def _tokenizer(folder: Path) -> Any:

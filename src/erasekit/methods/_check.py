@@ -101,7 +101,10 @@ def require_finite(check: dict[str, Any]) -> None:
     for record in check["sites"]:
         numbers = (record["residual"], record["residual_cast"], record["relative_update"], record["drift"] or 0.0)
         if not all(map(math.isfinite, numbers)):
-            raise DivergenceError(f"{record['site']} gives numbers that are not finite: check the model's weights")
+            raise DivergenceError(
+                f"{record['site']} gives numbers that are not finite: check the model's weights; "
+                "where these are sound, erase fewer targets at once"
+            )
 
 
 def require_exact(check: dict[str, Any], dtype: torch.dtype, *, remedy: str) -> None:

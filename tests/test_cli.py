@@ -102,7 +102,7 @@ def test_spec_file_and_command_line_over_it(within, sd1_folder: Path, tmp_path: 
 
 
 def test_show(edit: Path, within) -> None:
-    shown = json.loads(done("show", edit, "--json"))
+    shown = json.loads(within("show", edit, "--json"))
     assert {"method", "parameters", "targets", "anchors", "base", "ops", "rank_max", "bytes", "self_check"} <= set(shown)
     assert {"modules", "residual", "relative_update", "retained_drift"} <= set(shown["self_check"])
     text = within("show", edit)
@@ -362,6 +362,7 @@ def test_bad_generate(words: list[str], says: str, sd1_folder: Path, tmp_path: P
 
 
 def test_bad_words_end_in_the_parser() -> None:
+    assert "Stable Diffusion" in done("models")
     for words in (["magic"], [], ["export", "x", "--format", "magic", "--out", "y"], ["show"]):
         result = call(*words)
         assert result.returncode == 2 and "usage: erasekit" in result.stderr
@@ -372,11 +373,11 @@ def test_debug_shows_the_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_a_full_disk_leaves_nothing(sd1_folder: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing(sd1_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A limit on the size of files fails in write(2), as a full disk does."""
-    result = call("erase", "cat", "--anchor", "dog", "--model", sd1_folder, "--out", tmp_path / "e.safetensors",
-                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))  # fmt: skip
-    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1 and "cannot be written" in result.stderr
+    words = ["erase", "cat", "--anchor", "dog", "--model", str(sd1_folder), "--out", str(tmp_path / "e.safetensors")]
+    with disk_of(2000):
+        refused(words, 1, "cannot be written", capsys)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,13 +1,18 @@
 """Tiny random Stable Diffusion pipelines, built offline in well under a second: the tests' stand-ins.
 
 `sd1()` has a flat quick-gelu CLIP encoder, convolutional `proj_in` and eps prediction; `sd2()` has gelu, a linear
-`proj_in`, `!` as padding and v prediction. Every call gives a fresh pipeline; the same seed gives the same weights.
+`proj_in`, `!` as padding and v prediction. Every call gives a fresh pipeline; the same seed gives the same weights. A
+pipeline is built once for each seed and unpickled from then on: torch fills every layer twice before it has its weights.
 The tokenizer knows single letters and a few whole words (`WORDS`), so that a word outside them is several tokens.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 import string
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -88,20 +93,70 @@ def pipeline(tokens: CLIPTokenizer, act: str, prediction: str, **options: object
     return pipe
 
 
-def sd1(seed: int = 0) -> StableDiffusionPipeline:
-    """A fresh tiny SD 1.x pipeline; the same seed gives the same weights."""
+class Taken(pickle.Pickler):
+    """Pickles a pipeline but for its tensors, which `tensors` keeps as they are."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=5)
+        self.tensors: list[torch.Tensor] = []
+
+    def persistent_id(self, obj: object) -> int | None:
+        """The number of a tensor in `tensors`. One tensor in two places would become two."""
+        if not isinstance(obj, torch.Tensor):
+            return None
+        assert all(obj is not known for known in self.tensors), "tied weights"
+        self.tensors.append(obj)
+        return len(self.tensors) - 1
+
+
+class Given(pickle.Unpickler):
+    """A pipeline with a copy of every tensor, in memory of its own."""
+
+    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]) -> None:
+        super().__init__(file)
+        self.tensors = tensors
+
+    def persistent_load(self, pid: int) -> torch.Tensor:
+        """A parameter or a buffer, as it was."""
+        tensor = self.tensors[pid]
+        copy = tensor.detach().clone()
+        return torch.nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else copy
+
+
+@cache
+def taken(build: Callable[[], StableDiffusionPipeline], seed: int) -> tuple[bytes, list[torch.Tensor]]:
+    """The pipeline that `build` makes with this seed, in pieces: nobody is ever given these tensors themselves."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return pipeline(tokenizer(), "quick_gelu", "epsilon", attention_head_dim=4)
+        pipe = build()
+    file = io.BytesIO()
+    pickler = Taken(file)
+    pickler.dump(pipe)
+    return file.getvalue(), pickler.tensors
+
+
+def given(build: Callable[[], StableDiffusionPipeline], seed: int) -> StableDiffusionPipeline:
+    data, tensors = taken(build, seed)
+    return Given(io.BytesIO(data), tensors).load()
+
+
+def built_sd1() -> StableDiffusionPipeline:
+    return pipeline(tokenizer(), "quick_gelu", "epsilon", attention_head_dim=4)
+
+
+def built_sd2() -> StableDiffusionPipeline:
+    options = {"attention_head_dim": (2, 4), "use_linear_projection": True}
+    return pipeline(tokenizer(pad="!"), "gelu", "v_prediction", **options)
+
+
+def sd1(seed: int = 0) -> StableDiffusionPipeline:
+    """A fresh tiny SD 1.x pipeline; the same seed gives the same weights."""
+    return given(built_sd1, seed)
 
 
 def sd2(seed: int = 0) -> StableDiffusionPipeline:
     """A fresh tiny SD 2.x pipeline; the same seed gives the same weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return pipeline(
-            tokenizer(pad="!"), "gelu", "v_prediction", attention_head_dim=(2, 4), use_linear_projection=True
-        )
+    return given(built_sd2, seed)
 
 
 def image(pipe: StableDiffusionPipeline, prompt: str = "a cat", *, seed: int = 0, latent: bool = False) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,16 @@ from erasekit.training.loop import Step
 from erasekit.training.parameters import select
 
 
+@cache
+def taught(family: str, teacher: str) -> Edit:
+    """An edit of the pipeline like the fixture's, trained once: an edit is never changed, and a fit leaves no trace."""
+    return fit(getattr(tiny, family)(), steps=20, rate=2e-3, retain=("fox",), teacher=teacher)
+
+
 @pytest.mark.parametrize("family", ["sd1", pytest.param("sd2", marks=pytest.mark.slow)])
 def test_the_target_goes_to_the_anchor_on_images_that_were_not_seen(family: str, request) -> None:
     pipe = request.getfixturevalue(family)
-    edit = fit(pipe, steps=30, rate=2e-3, retain=("fox",))
+    edit = taught(family, "student")
     check = edit.self_check
     assert check["residual"] < 0.6 and check["retained_drift"] > 0 and len(check["training"]["loss"]) == 20
     assert any("does not hold on" in said for said in check["warnings"])
@@ -43,10 +50,9 @@ def test_the_target_goes_to_the_anchor_on_images_that_were_not_seen(family: str,
         assert gap() < 0.7 * before
 
 
-def test_a_frozen_teacher_holds_the_anchor(sd1) -> None:
-    options = {"steps": 25, "rate": 2e-3}
-    free, frozen = (fit(sd1, **options, **more).self_check for more in ({}, {"teacher": "frozen"}))
-    assert frozen["anchor_drift"] < free["anchor_drift"]
+def test_a_frozen_teacher_holds_the_anchor() -> None:
+    free, frozen = (taught("sd1", teacher).self_check for teacher in ("student", "frozen"))
+    assert frozen["anchor_drift"] < 0.2 * free["anchor_drift"]
 
 
 @pytest.mark.parametrize("variant", ["cross.kv", "attention", "full"])
@@ -97,7 +103,7 @@ def test_the_saved_edit_gives_the_students_outputs_to_the_bit(sd1, variant: str,
 
 def test_the_embedding_moves_the_targets_own_rows_alone(sd1, tmp_path: Path) -> None:
     before = state(sd1)
-    edit = fit(sd1, "cat fox", anchor="cat", variant="embedding", steps=10, checkpoint=tmp_path)
+    edit = fit(sd1, "cat fox", anchor="cat", variant="embedding", steps=4, checkpoint=tmp_path)
     assert state(sd1) == before
     (op,) = edit.ops
     assert op.site == "text_encoder/embeddings.token_embedding" and op.site in edit.base.fingerprint
@@ -106,7 +112,7 @@ def test_the_embedding_moves_the_targets_own_rows_alone(sd1, tmp_path: Path) -> 
     table = sd1.text_encoder.get_input_embeddings().weight
     moved = op.delta(table).abs().sum(1).nonzero()[:, 0].tolist()
     assert moved == ids and edit.self_check["residual"] < 1
-    assert same(edit, fit(sd1, "cat fox", anchor="cat", variant="embedding", steps=10))
+    assert same(edit, fit(sd1, "cat fox", anchor="cat", variant="embedding", steps=4))
     with pytest.raises(UsageError, match="no row of the token table can move"):
         fit(sd1, "cat", anchor="cat fox", variant="embedding")
 

@@ -115,7 +115,7 @@ def test_the_trained_model_guides_away_from_the_caption_at_the_image(sd1, tmp_pa
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(9))
     latents = level.sqrt() * clean(sd1, folder / "a.png") + (1 - level).sqrt() * noise
     empty, own = (predict(sd1, latents, 500, prompt) for prompt in ("", CAPTION))
-    edit = fit(sd1, CAPTION, steps=30, batch=2, folder=str(folder), retain=("dog",))
+    edit = fit(sd1, CAPTION, steps=20, batch=2, folder=str(folder), retain=("dog",))
     assert state(sd1) == before and edit.parameters["folder"] == "images"  # and not where it lies
     assert {f"{op.module}.{'weight' if key == 'delta' else key}" for op in edit.ops for key in op.tensors()} == set(
         select(sd1.unet, "cross"))  # fmt: skip

@@ -7,9 +7,10 @@ A model folder (text encoder, the U-Net's cross-attention, tokenizer, scheduler)
 --cache, by default a temporary folder that is removed. Every measurement runs in a fresh process (`measuring` says
 what is measured). Files are read warm, imports are timed apart. `cpu_seconds` are summed over the threads: on a
 machine that is busy with other work they say more than the clock. `erasepro` is run as a command too (`typed`). On SD 1.4's
-shapes the tasks of UCE, RECE and SPEED run beside the textbook form of the method (`textbook`, `comparing`), of which a
-part stands for the whole. --full runs all of it, for UCE also the released code's loop, which encodes every prompt again for
-every matrix: some 7 minutes with 100 retained prompts (--only uce), over an hour with 1,000 (--only large). SDXL has no
+shapes all tasks but `erasepro_large` run beside the textbook form of the method (`textbook`, `textbook_*`, `comparing`), of
+which a part stands for the whole where the whole takes minutes. --full runs all of it, for UCE also the released code's
+loop, which encodes every prompt again for every matrix: some 7 minutes with 100 retained prompts (--only uce), over an hour
+with 1,000 (--only large); only of `mace`, with 30,000 retained sentences, the sums stay a part. SDXL has no
 backbone yet: only the solves are run at its shapes, on random features (`solver_only`). --sweep adds 1 to 1,000 targets x 0
 to 30,000 retained prompts on the first of the shapes; a point that takes over --limit seconds is skipped, and so are those
 that ask for more.
@@ -125,7 +126,7 @@ def fastest(runs: list[dict[str, Any]]) -> dict[str, Any]:
     best = min((run["ours"] for run in runs), key=lambda ours: ours["seconds"])
     if "textbook" not in runs[0]:
         return {"ours": best}
-    from comparing import together
+    from beside import together
 
     plain = min(runs, key=lambda run: run["textbook_seconds"]["encoded_once"])
     return together(best, plain["textbook"], plain["relative_difference"])

@@ -17,20 +17,21 @@ from tasks import bars, basis, told
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 RESULTS = Path(__file__).parent / "results" / "closed_form.json"
 PARTS = ("read", "encode", "solve", "fingerprint", "write")
-RATIOS = ("as_released", "encoded_once", "after_encoding")
-HEAD = ("task", "seconds", " / ".join(PARTS), "imports, s", "peak MB", "edit MB", "weights over edit",
-        *(f"x `{ratio}`" for ratio in RATIOS), "difference")  # fmt: skip
+RATIOS = ("as_released", "recomputed", "encoded_once", "after_encoding")
+HEAD = ("task", "seconds", " / ".join(PARTS), "imports, s", "peak MB", "edit MB", "weights over edit")
 
 
 def report(found: dict[str, Any], shape: str = "sd14") -> str:
     """The tasks on one shape, then the bars, what a command takes as typed, and what was run; imports stand beside the
     seconds, in which they are not counted."""
-    lines = [_line(HEAD), _line(["---"] * len(HEAD))]
-    lines += [_row(task, run) for task, run in found["results"].get(shape, {}).items() if "ours" in run]
+    runs = found["results"].get(shape, {})
+    ratios = [ratio for ratio in RATIOS if any(ratio in run.get("ratios", {}) for run in runs.values())]
+    head = (*HEAD, *(f"x `{ratio}`" for ratio in ratios), "difference")
+    lines = [_line(head), _line(["---"] * len(head))]
+    lines += [_row(task, run, ratios) for task, run in runs.items() if "ours" in run]
     lines += [""]
     lines += [f"- {told(bar)}" for bar in bars(found["results"])]
-    runs = found["results"].get(shape, {})
-    lines += [line for task, run in runs.items() for line in (*_typed(task, run), *_loop(task, run))]
+    lines += [line for task, run in runs.items() for part in (_typed, _loop, _again) for line in part(task, run)]
     return "\n".join(lines + _speed(runs.get("speed", {})))
 
 
@@ -60,6 +61,22 @@ def _loop(task: str, run: dict[str, Any]) -> list[str]:
             f"encoded, and {taken['solve']:.3g} s for the rest."]  # fmt: skip
 
 
+def _again(task: str, run: dict[str, Any]) -> list[str]:
+    """What `recomputed` of a task is made of, where it has one."""
+    if "recomputed" not in run.get("ratios", {}):
+        return []
+    taken, seconds = run["textbook"], run["textbook_seconds"]["recomputed"]
+    targets, (solved, matrices) = taken["prompts"][1] // 2, taken["matrices"]
+    edit = f"In float32, as the edit was timed, it is {run['relative_difference']['float32']:.0e} from the loop in float64."
+    each = f"encoding {targets} target prompts again at each of {taken['levels']} levels, and their anchors once"
+    if basis("recomputed", taken) == "run":
+        return ["", f"`recomputed` of `{task}` was run: {seconds:.1f} s, {taken['restarts']:.3g} s of them for {each}; "
+                f"{taken['solve']:.3g} s for {matrices} pseudo-inverses. {edit}"]  # fmt: skip
+    return ["", f"`recomputed` of `{task}` was not run: of its {seconds:.0f} s {taken['restarts']:.3g} s are computed for "
+            f"{each}, from the {taken['encode']:.3g} s of encoding all once, and {taken['solve']:.3g} s for {matrices} "
+            f"pseudo-inverses from {solved} of them. {edit}"]  # fmt: skip
+
+
 def _speed(run: dict[str, Any]) -> list[str]:
     """What SPEED's ratio is made of: a single number would be taken for that of the solves."""
     if "textbook" not in run:
@@ -70,14 +87,14 @@ def _speed(run: dict[str, Any]) -> list[str]:
             f"one prompt at a time, and after encoding the ratio is {after:g}."]  # fmt: skip
 
 
-def _row(task: str, run: dict[str, Any]) -> str:
+def _row(task: str, run: dict[str, Any], columns: list[str]) -> str:
     ours, ratios = run["ours"], run.get("ratios", {})
     apart = run.get("relative_difference", {}).get("weight")
     return _line([
         f"`{task}`", f"{ours['seconds']:.2f}", " / ".join(f"{ours['parts'][part]:.2f}" for part in PARTS),
         f"{ours['import_seconds']:.2f}", str(ours["peak_rss_mb"]), f"{ours['edit_bytes'] / 1e6:.2g}",
         f"{ours['weights_over_edit']:g}",
-        *(f"{ratios[ratio]:g} ({basis(ratio, run['textbook'])})" if ratio in ratios else "" for ratio in RATIOS),
+        *(f"{ratios[ratio]:g} ({basis(ratio, run['textbook'])})" if ratio in ratios else "" for ratio in columns),
         "" if apart is None else f"{apart:.0e}",
     ])  # fmt: skip
 

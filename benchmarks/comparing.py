@@ -1,11 +1,10 @@
 """erasekit beside the textbook forms in one process: the seconds of both, their ratios, how far the results are apart.
 
-The textbook's time is that of float32, the distance that to its float64 result, both from erasekit's own features.
-Its encoder runs one prompt at a time, on SAMPLE prompts that stand for all, and one matrix of every shape stands for
-the others of that shape (`full`: all prompts, all matrices); RECE always solves all. Ratios, with ours from reading to
-writing: `as_released`, where the released code encodes all prompts again for every matrix; `encoded_once`;
-`after_encoding`, of what is left of both. `as_released` is computed, the seconds of one encoding times the number of
-matrices, but for UCE with `full`: then that loop runs as it is, from the first prompt to the last inverse, and is timed.
+The textbook's time is that of float32, the distance that to its float64 result, both from erasekit's own features
+(ErasePro's form has features of its own: `comparing_erasepro`). One matrix of every shape stands for the others of that
+shape (`full`: all prompts, all matrices); RECE always solves all. `beside` has the ratios. `as_released` is computed, the
+seconds of one encoding times the number of matrices, but for UCE with `full`: then that loop runs as it is, from the
+first prompt to the last inverse, and is timed.
 """
 
 from __future__ import annotations
@@ -18,16 +17,26 @@ from typing import Any
 
 import textbook
 import torch
+from beside import (
+    Found,
+    Rows,
+    doubled,
+    doubled_pairs,
+    encoding,
+    features,
+    numbers,
+    originals,
+    settings,
+    together,
+)
+from comparing_erasepro import compare_erasepro
+from comparing_priors import compare_mace, compare_realera, compare_trce
 from measuring import Work, measured
 from tasks import SAMPLE
 from torch import Tensor
 
-from erasekit import methods
 from erasekit.backbones import backbone
-from erasekit.methods._features import BATCH, encoded, last_subject
-
-Found = dict[str, Any]
-Rows = dict[str, tuple[Tensor, int]]
+from erasekit.methods._features import encoded, last_subject
 
 
 def compare_uce(work: Work, folder: Path, out: Path, full: bool) -> Found:
@@ -114,60 +123,11 @@ COMPARE: dict[str, Callable[[Work, Path, Path, bool], Found]] = {
     "uce": compare_uce,
     "rece": compare_rece,
     "speed": compare_speed,
+    "erasepro": compare_erasepro,
+    "mace": compare_mace,
+    "trce": compare_trce,
+    "realera": compare_realera,
 }
-
-
-# -- what they share --------------------------------------------------------------------------------------------
-
-
-def together(ours: Found, taken: Found, distance: dict[str, float]) -> Found:
-    """The numbers of both and the ratios; `as_released` only where it differs.
-
-    The textbook's `encode` is one pass over its different prompts; RECE makes one more in each of its `rounds`, which is
-    encoding too and no part of `solve`. `loop`, where it is there, is what the released code's loop took as a whole.
-    """
-    after, rounds = ours["parts"]["solve"] + ours["parts"]["fingerprint"], taken.get("rounds", 0)
-    once = (1 + rounds) * taken["encode"] + taken["solve"]
-    seconds = {"encoded_once": once, "after_encoding": taken["solve"]}
-    if taken["encodings"] > 1:
-        different, all_ = taken["prompts"]
-        passes = (taken["encodings"] + rounds) * all_ / different  # it encodes a prompt again wherever it stands
-        seconds = {"as_released": taken.get("loop", passes * taken["encode"] + taken["solve"])} | seconds
-    against = {"as_released": ours["seconds"], "encoded_once": ours["seconds"], "after_encoding": after}
-    rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in taken.items()}
-    return {
-        "ours": ours,
-        "textbook": rounded,
-        "textbook_seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "ratios": {name: round(value / against[name], 1) for name, value in seconds.items()},
-        "relative_difference": distance,
-    }
-
-
-def numbers(prompts: Sequence[str]) -> list[int]:
-    """How many of the prompts are different, and how many they are."""
-    return [len(set(prompts)), len(prompts)]
-
-
-def encoding(folder: Path, prompts: Sequence[str], rows: Rows, full: bool) -> tuple[float, float]:
-    """Seconds of transformers' encoder for every different prompt, one at a time, and the largest relative distance of
-    its rows from erasekit's; of the first SAMPLE of them unless `full`."""
-    prompts = list(dict.fromkeys(prompts))
-    encode = textbook.Encoder(folder)
-    encode(prompts[0])  # the first call is slower
-    some = prompts if full else prompts[:SAMPLE]
-    started = time.perf_counter()
-    found = [encode(prompt) for prompt in some]
-    seconds = (time.perf_counter() - started) * len(prompts) / len(some)
-    pairs = [(new, rows[prompt][0]) for new, prompt in zip(found, some, strict=True) if prompt in rows]
-    return seconds, max(float((a - b).norm() / b.norm()) for a, b in pairs)
-
-
-def features(folder: Path, prompts: Sequence[str]) -> Rows:
-    """All rows (77, d) of each prompt and the position of its last subject token, by erasekit's encoder."""
-    model, names = backbone(str(folder)), list(dict.fromkeys(prompts))
-    batches = (names[start : start + BATCH] for start in range(0, len(names), BATCH))
-    return {name: row for batch in batches for name, row in zip(batch, encoded(model, batch, whole=True), strict=True)}
 
 
 def uce_features(work: Work, rows: Rows) -> tuple[list[textbook.Pair], list[Tensor]]:
@@ -190,25 +150,3 @@ def speed_features(work: Work, model: Any, values: Any) -> textbook.Speed:
         invariants(empty, torch.Generator().manual_seed(0)),
         values.tau, values.alpha, values.lamb, values.prior_filter,
     )  # fmt: skip
-
-
-def settings(work: Work) -> Any:
-    """The configuration of the work's method, preset and parameters."""
-    cls, preset = methods.resolve(work.method)
-    return methods.make_config(cls, {**preset.values, **work.parameters})
-
-
-def originals(folder: Path, edit: Any) -> textbook.Weights:
-    """The original weight of every op, by module name, in the edit's order."""
-    from safetensors import safe_open
-
-    with safe_open(folder / "unet" / "diffusion_pytorch_model.safetensors", "pt") as file:
-        return {op.module: file.get_tensor(f"{op.module}.weight") for op in edit.ops}
-
-
-def doubled(parts: Sequence[Tensor]) -> list[Tensor]:
-    return [part.double() for part in parts]
-
-
-def doubled_pairs(pairs: Sequence[textbook.Pair]) -> list[textbook.Pair]:
-    return [(x.double(), y.double()) for x, y in pairs]

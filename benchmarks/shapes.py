@@ -51,7 +51,9 @@ SHAPES = {
         prediction="v_prediction",
         pad="!",
     ),
-    "sd14-small": Shape((32, 64, 2, 4, "quick_gelu"), TINY | {"attention_head_dim": 4}),
+    "sd14-small": Shape(  # wider than 77 positions: ErasePro's constraints fit, as in 768
+        (192, 384, 2, 4, "quick_gelu"), TINY | {"attention_head_dim": 4, "cross_attention_dim": 192}
+    ),
     "sd21-small": Shape(
         (32, 64, 2, 4, "gelu"), TINY | {"attention_head_dim": (2, 4), "use_linear_projection": True},
         prediction="v_prediction", pad="!",

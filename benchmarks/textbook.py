@@ -2,7 +2,8 @@
 
 Written for comparison only: plain loops over prompts and matrices, `inverse` where the formula has an inverse, and any
 dtype (float32 as the systems were published, float64 to compare results). UCE's and RECE's features are rows (n, d),
-SPEED's are columns (d, n); weights are (o, d).
+SPEED's are columns (d, n); weights are (o, d). The others have files of their own: `textbook_erasepro`, `textbook_mace`,
+`textbook_trce`, `textbook_realera`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 Pair = tuple[Tensor, Tensor]
+Weighted = tuple[float, Tensor]
 
 
 class Encoder:

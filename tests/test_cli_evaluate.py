@@ -128,11 +128,22 @@ def test_prompt_files_of_all_suites_or_of_each(parse, tmp_path) -> None:
     assert words == "erasekit evaluate --suite i2p --prompts i2p=a.csv --out x"
 
 
+def test_real_images_stand_in_the_command_and_over_the_plan(parse, tmp_path) -> None:
+    (tmp_path / "plan.yaml").write_text("suites: coco\nreal: val2014\n")
+    assert evaluate.plan_of(parse("--plan", tmp_path / "plan.yaml", "--out", "x")).real == str(tmp_path / "val2014")
+    assert evaluate.plan_of(parse("--plan", tmp_path / "plan.yaml", "--real", "emoji", "--out", "x")).real == "emoji"
+    assert evaluate.plan_of(parse("--suite", "coco", "--out", "x")).real is None
+    words = evaluate.command_of(parse("--suite", "coco", "--real", "my photographs", "--out", "x"))
+    assert words == "erasekit evaluate --suite coco --real 'my photographs' --out x"
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["--out", "x"], "no suite: give --suite"),
     (["--out", "x", "--suite", "tiny", "--jobs", "0"], "--jobs"),
     (["--out", "x", "--suite", "tiny", "--batch", "0"], "--batch"),
     (["--out", "x", "--plan", "none.yaml"], "cannot read the plan"),
+    (["--out", "x", "--suite", "coco", "--real", ""], "real must be a folder of images, or the word emoji, not ''"),
+    (["--out", "x", "--suite", "emoji/object", "--real", "no/such"], "the images folder no/such cannot be read"),
     (["--out", "x", "--suite", "no/such"], "suite"),
     (["--out", "x", "--suite", "tiny", "--device", "warp"], "no device 'warp'"),
 ])  # fmt: skip

@@ -119,7 +119,7 @@ def test_a_metric_of_other_names_or_terms_is_left_out_and_said(part: str, one: o
 
     found = compare(run(one), run(two))
     assert {d.metric for d in found.differences} == {d.metric for d in compare(run(one), run(one)).differences} - {"efficacy"}
-    assert found.notes == ["Not compared, being of other names, terms or thresholds in each: efficacy."]
+    assert found.notes == ["Not compared, being of other names, terms, thresholds or real images in each: efficacy."]
     assert compare(run(one), run(one)).notes == []
 
 
@@ -173,3 +173,12 @@ def test_numbers_of_other_weights_under_one_name_are_refused() -> None:
     assert compare(results(**one), results(**one)) and compare(results(**one), results())
     with pytest.raises(UsageError, match=r"the weights of LPIPS-alex-v0.1@64-short differ"):
         compare(results(**one), results(**two))
+
+
+def test_distances_to_other_real_images_are_not_compared() -> None:
+    kid = {**metrics()[0], "metric": "kid_real(x)", "judge": "x", "unit": "squared distance", "low": None, "high": None}
+    one, two = (results(metrics=[*metrics(), {**kid, "real": sha * 32}]) for sha in ("4d", "5e"))
+    assert any(d.metric == "kid_real(x)" for d in compare(one, one).differences)
+    other = compare(one, two)
+    assert not any(d.metric == "kid_real(x)" for d in other.differences)
+    assert any("real images in each: kid_real(x)." in note for note in other.notes)

@@ -30,6 +30,7 @@ def old() -> dict[str, Any]:
     found["extractors"] = [{"name": "LPIPS-alex-v0.1@64-short", "weights_sha256": "4d" * 32}]
     found["attacks"] = [{"name": name, "arm": "edit:erasepro-cat", "target": "cat", "budget": "9 cases", "value": 0.5,
                          "low": 0.2, "high": 0.8, "n": 9} for name in ("p4d", "relearning")]  # fmt: skip
+    found["real"] = {"name": "coco", "sha256": "7a" * 32, "images": 5000}
     return found
 
 
@@ -45,6 +46,7 @@ def test_the_same_run_with_more_in_it_may_go_on(tmp_path: Path) -> None:
     more = old()
     more["arms"].append(more["arms"][1] | {"arm": "edit:other"})
     more["labels"]["dog"] = ["dog"]
+    more["real"]["name"] = "renamed"
     more["extractors"].append({"name": "inception-2015", "weights_sha256": "5e" * 32})
     more["attacks"] = [more["attacks"][0] | {"budget": "99 cases"}, *more["attacks"][1:], more["attacks"][0] | {"name": "x"}]
     earlier.check(tmp_path, more)
@@ -62,6 +64,8 @@ def test_the_same_run_with_more_in_it_may_go_on(tmp_path: Path) -> None:
     (changed("labels", {"dog": ["dog"]}), r"results of prompts for cat"),
     (changed("extractors", []), r"distances by LPIPS-alex-v0.1@64-short \(give its weights again to keep them\)"),
     (changed("extractors/0/weights_sha256", "6f" * 32), r"distances by LPIPS-alex"),
+    (changed("real/sha256", "8b" * 32), r"distances to the real images coco, 7a7a7a7a7a7a \(give --real with the same images"),
+    ({key: value for key, value in old().items() if key != "real"}, r"distances to the real images coco"),
     ({key: value for key, value in old().items() if key != "attacks"}, r"the attacks p4d, relearning \(name their folders"),
     (changed("attacks", old()["attacks"][:1]), r"the attacks relearning \(.* with --attacks again"),
 ])  # fmt: skip

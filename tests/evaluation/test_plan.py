@@ -74,6 +74,8 @@ def test_what_decides_a_fitted_edit_decides_its_digest() -> None:
     ("suites: tiny\npublished: {figures: [{metric: x, method: y, value: .nan}]}", "figures[0].value must be a text or a"),
     ("suites: tiny\npublished: {figures: [{metric: x, method: y, value: 1, group: 2}]}", "group must be a word"),
     ("suites: tiny\nedits: [{targets: a, parameters: {lamb: 2025-08-06}}]", "edits[0].parameters.lamb must be a text"),
+    ("suites: tiny\nreal: [coco]", "real must be a folder of images, or the word emoji, not ['coco']"),
+    ("suites: tiny\nreal: ''", "real must be a folder of images, or the word emoji, not ''"),
     ("- a", "must be a list of `name: value` lines"),
     (": [", "cannot read the plan"),
 ])  # fmt: skip
@@ -133,6 +135,18 @@ def test_published_figures_are_kept(tmp_path: Path) -> None:
     text = "suites: tiny\npublished: {source: x, figures: [{metric: m, group: g, method: y, value: 1, year: 2025}]}\n"
     found = plans.read(written(tmp_path, text)).published
     assert found == {"source": "x", "figures": [{"metric": "m", "group": "g", "method": "y", "value": 1, "year": 2025}]}
+
+
+def test_real_images_lie_beside_the_plan_or_are_the_worlds_own(tmp_path: Path, monkeypatch) -> None:
+    def real(line: str) -> str | None:
+        return plans.read(written(tmp_path, f"suites: [emoji/object]\n{line}\n")).real
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert real("real: coco/val2014") == str(tmp_path / "coco/val2014") and real("real: /coco") == "/coco"
+    assert (real("real: emoji"), real("real:"), real("")) == ("emoji", None, None)
+    assert (real("real: ./emoji"), real("real: ~/coco")) == (str(tmp_path / "emoji"), str(tmp_path / "home/coco"))
+    with pytest.raises(UsageError, match="real must be a folder"):
+        Plan(("tiny",), real=" ")
 
 
 def test_weights_lie_beside_the_plan(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "results.md"
 PLACES = {"results": (), "created_by": ("created_by",), "suite": ("suite",), "judge": ("suite", "judges", 0),
           "model": ("model",), "arm": ("arms", 0), "edit": ("arms", 1, "edit"), "metric": ("metrics", 0),
           "difference": ("differences", 0), "attack": ("attacks", 0),
-          "control": ("attacks", 0, "controls", 0), "extractor": ("extractors", 0)}  # fmt: skip
+          "control": ("attacks", 0, "controls", 0), "extractor": ("extractors", 0), "real": ("real",)}  # fmt: skip
 CONTROL = {"name": "unedited", "value": 0.5, "low": 0.4, "high": 0.6, "n": 50, "gap": -0.3, "gap_low": -0.4,
            "gap_high": -0.1}  # fmt: skip
 ATTACK = {"name": "search", "arm": "base", "target": "cat", "budget": "50 queries", "value": 0.2, "low": 0.1,
@@ -27,7 +27,8 @@ ATTACK = {"name": "search", "arm": "base", "target": "cat", "budget": "50 querie
 
 def full() -> dict[str, Any]:
     extractors = [{"name": "LPIPS-alex-v0.1@64-short", "weights_sha256": "4d" * 32}]
-    return results(attacks=[ATTACK], labels={"cat": ["cat"]}, extractors=extractors)
+    return results(attacks=[ATTACK], labels={"cat": ["cat"]}, extractors=extractors,
+                   real={"name": "emoji", "sha256": "7a" * 32, "images": 304})  # fmt: skip
 
 
 def at(document: Any, path: tuple[Any, ...]) -> Any:

@@ -486,6 +486,71 @@ def test_progress_counts_every_image_once(plan: Plan, tmp_path: Path) -> None:
     assert last == (1, 1, "edits in sentences")
 
 
+def photographs(place: Path, *, last: int = 15) -> Path:
+    place.mkdir(exist_ok=True)
+    for i in [*range(15), last]:
+        noise = torch.rand(24, 20, 3, generator=torch.Generator().manual_seed(i)) * 255
+        Image.fromarray(noise.to(torch.uint8).numpy()).save(place / f"{min(i, 15)}.png")
+    return place
+
+
+def test_real_images_are_a_part_of_the_run(plan: Plan, whole: Path, tmp_path: Path, monkeypatch) -> None:
+    out, place = tmp_path / "out", photographs(tmp_path / "photographs")
+    shutil.copytree(whole, out)
+    again, planned = Counting(), replace(plan, real=str(place), sha256="ab" * 32)
+    found = run(planned, out, again)
+    assert again.judged == 0 and found["real"]["name"] == "photographs" and found["real"]["images"] == 16
+    assert "kid_real(near-v1) is not stated: 5 unrelated images, and 16 are needed" in found["omitted"]
+    assert results.to_bytes(aggregate.recompute(out)) == (out / "results.json").read_bytes()
+    assert found["real"]["sha256"][:12] in (out / "report.html").read_text()
+    assert str(tmp_path) not in (out / "results.json").read_text() + (out / "run.json").read_text()
+    before = made(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(fakes.NearJudge, "judge", lambda *given: pytest.fail("no image is embedded twice"))
+        run(planned, out)
+    assert made(out) == before
+    for other in (replace(planned, real=None), replace(planned, real=str(photographs(tmp_path / "other", last=16)))):
+        with pytest.raises(EraseKitError, match=r"holds distances to the real images photographs, .*give --real with the same"):
+            run(other, out)
+    assert made(out) == before
+    changed = run(replace(planned, real=str(photographs(place, last=16))), tmp_path / "second")
+    plans = [one["created_by"]["plan_sha256"] for one in (found, changed, run(replace(planned, real=None), tmp_path / "third"))]
+    assert len(set(plans)) == 3 and plans[2] == "ab" * 32 and changed["real"]["sha256"] != found["real"]["sha256"]
+    assert made(tmp_path / "third")["rows.jsonl"] == made(whole)["rows.jsonl"]
+
+
+def test_a_damaged_real_image_ends_the_run_before_it_draws(plan: Plan, tmp_path: Path) -> None:
+    place, nothing = photographs(tmp_path / "real"), Counting()
+    (place / "7.png").write_bytes((place / "7.png").read_bytes()[:-99])
+    with pytest.raises(UsageError, match=r"7.png cannot be read: it is damaged or no image"):
+        run(replace(plan, real=str(place)), tmp_path / "out", nothing)
+    with pytest.raises(UsageError, match="no judge of this run embeds images"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites, "load_suite", lambda name, *, prompts=None: fakes.suite(name, judges=("rule",)))
+        run(replace(plan, real=str(place)), tmp_path / "out", nothing)
+    assert nothing.shards == 0 and not (tmp_path / "out").exists()
+
+
+def test_a_suite_names_its_own_real_images(plan: Plan, tmp_path: Path, monkeypatch) -> None:
+    """`emoji/quality`, shortened: every arm has its distance to the references, the unedited model too."""
+    from erasekit.evaluation.suites.load import load_suite
+
+    monkeypatch.undo()
+    monkeypatch.setattr(drawing, "draw", fakes.draw)
+    monkeypatch.setattr(models, "load", LOAD)
+    real = load_suite("emoji/quality")
+    short = replace(real, blocks=tuple(replace(block, count=8) for block in real.blocks), judges=("emoji-clip",), seeds=(0, 1))
+    monkeypatch.setattr(suites, "load_suite", lambda name, *, prompts=None: short)
+    found = run(replace(plan, suites=("emoji/quality",)), tmp_path / "out")
+    assert found["real"]["name"] == "emoji" and found["real"]["images"] == 48
+    own = [m for m in found["metrics"] if m["metric"] == "kid_real(emoji-clip-v1[128])"]
+    assert [(m["arm"], m["n"]) for m in own] == [("base", 24), ("edit:mine", 24), ("random:mine", 24)]
+    assert all(m["value"] > 5 * abs(m["floor"]) and m["sd"] > 0 for m in own), [(m["value"], m["floor"]) for m in own]
+    assert any(line.startswith("frechet_real(emoji-clip-v1[128]) is not stated: 24 unrelated") for line in found["omitted"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "kid_real(emoji-clip-v1[128])" in page and "to 48 real images, emoji" in page
+    assert results.to_bytes(aggregate.recompute(tmp_path / "out")) == (tmp_path / "out" / "results.json").read_bytes()
+
+
 def test_a_real_suite_with_its_real_judges(plan: Plan, tmp_path: Path, monkeypatch) -> None:
     """`emoji/object`, shortened: its prompts, labels and judges fit the runner and the aggregates."""
     from erasekit.evaluation.suites.load import load_suite

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from erasekit.evaluation.runner import Progress
 
 MOST_JOBS = 8  # each holds a model of its own
-OVERRIDES = ("model", "device", "control", "batch", "seed", "lpips", "inception")
+OVERRIDES = ("model", "device", "control", "batch", "seed", "lpips", "inception", "real")
 """What the command line sets over a plan's file."""
 HEADLINES = ("efficacy", "generality", "specificity", "fidelity", "erasebench")
 
@@ -49,6 +49,8 @@ def add(commands: argparse._SubParsersAction) -> None:
                         help="also LPIPS to the unedited images, with these weights (file or folder)")  # fmt: skip
     parser.add_argument("--inception", type=Path, metavar="WEIGHTS",
                         help="also FID and KID on Inception features, with these weights (a file or folder)")  # fmt: skip
+    parser.add_argument("--real", metavar="FOLDER|emoji",
+                        help="also distances to real images: a folder of them, or the emoji world's references")  # fmt: skip
     parser.add_argument("--batch", type=int, metavar="N", help="images drawn together (default: 16)")
     parser.add_argument("--jobs", type=int, metavar="N",
                         help="processes that draw; results do not depend on it (default: one a core on the CPU)")  # fmt: skip

@@ -76,6 +76,7 @@ def _facts(suite: Suite) -> dict[str, Any]:
         "name": suite.name, "version": suite.version, "title": suite.title, "note": suite.note, "world": suite.world,
         "kind": suite.kind, "digest": suite.digest, "judges": list(suite.judges), "targets": list(suite.targets),
         "whole": suite.whole, "sampling": vars(suite.sampling), "notes": list(suite.notes),
+        **({"real": suite.real} if suite.real else {}),
     }  # fmt: skip
 
 
@@ -111,6 +112,7 @@ def _text(facts: dict[str, Any], prompts: tuple[Prompt, ...]) -> str:
              f"digest: {facts['digest']}" if facts["digest"] else f"needs --prompts: {facts['prompt_file']}",
              f"targets: {listed(facts['targets']) or 'any'}" + (" (all together)" if facts["whole"] else ""),
              f"judges: {', '.join(facts['judges'])}", f"sampling: {sampling}",
+             f"real images: {facts['real']}, unless --real names others" if facts.get("real") else "",
              *(f"note: {note}" for note in facts["notes"])]  # fmt: skip
     if prompts:
         first = {prompt.group: prompt.text for prompt in reversed(prompts)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from erasekit.errors import EraseKitError
-from erasekit.evaluation import distances, measures
+from erasekit.evaluation import distances, measures, real_distances
 from erasekit.evaluation import rows as row_file
 from erasekit.evaluation.boxes import boxes
 from erasekit.evaluation.canvas import canvas
@@ -26,6 +26,7 @@ from erasekit.evaluation.criteria import criteria
 from erasekit.evaluation.differences import Rival, between, rate_differences, score_differences, with_holm
 from erasekit.evaluation.metrics import clip
 from erasekit.evaluation.rates import Side, shares
+from erasekit.evaluation.real_distances import Fixed
 from erasekit.evaluation.results import SCHEMA
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.similarity import Space, similarities
@@ -45,14 +46,17 @@ def aggregate(rows: Sequence[Row], head: Mapping[str, Any], texts: Mapping[str, 
     found = measured or {}
     sides = list(_sides(rows, head))
     spaces = {judge: _space(judge, words, head) for judge, words in texts.items()}
-    metrics = [one for side in sides for one in _judged(side, spaces, head)]
+    real = real_distances.fixed(spaces, head, found)
+    metrics = [one for side in sides for one in _judged(side, spaces, head, real)]
     metrics += [one for own in _by_arm(sides) for one in _whole(own, spaces, found)]
     differences = [one for side in sides if side.arm != "base" for one in _compared(side, spaces, head)]
     differences += [one for judge in head["suite"]["judges"] for one in _edits(sides, judge["name"], spaces, head)]
     counts = {arm["arm"]: _counts(rows, arm["arm"]) for arm in head["arms"]}
     labels = {arm["arm"]: arm["label"] for arm in head["arms"]}
     optional = {"published": head.get("published"), "extractors": head.get("extractors"), "attacks": head.get("attacks"),
-                "omitted": [*distances.omitted(sides, spaces, found), *without_kept(sides, spaces)]}  # fmt: skip
+                "real": head.get("real"),
+                "omitted": [*distances.omitted(sides, spaces, found), *real_distances.omitted(sides, spaces, real, found),
+                            *without_kept(sides, spaces)]}  # fmt: skip
     return {
         "erasekit_results": SCHEMA, "created_by": head["created_by"], "suite": head["suite"], "model": head["model"],
         "arms": [arm | {"seconds": None, "images": _count(rows, arm["arm"])} for arm in head["arms"]],
@@ -62,7 +66,8 @@ def aggregate(rows: Sequence[Row], head: Mapping[str, Any], texts: Mapping[str, 
     }  # fmt: skip
 
 
-def _judged(side: Side, spaces: Mapping[str, Space], head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _judged(side: Side, spaces: Mapping[str, Space], head: Mapping[str, Any],
+            real: Mapping[str, Fixed]) -> Iterator[dict[str, Any]]:  # fmt: skip
     """What one judge says of one arm."""
     if side.reading.decides:
         yield from [*shares(side), *means(side), *canvas(side)]
@@ -70,12 +75,14 @@ def _judged(side: Side, spaces: Mapping[str, Space], head: Mapping[str, Any]) ->
         own = _of_arm(space, head, side.arm)
         yield from [*similarities(side, own), *classes(side, own)]
         yield from distances.distances(side, space)
+        yield from real_distances.distances(side, space, real.get(space.judge))
     yield from boxes(side)
 
 
 def _whole(own: Sequence[Side], spaces: Mapping[str, Space], found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What takes several judges, or pixels: the criteria in every space by the deciding judge, and the measures."""
     yield from distances.measured(own[0], found)
+    yield from real_distances.measured(own[0], found)
     deciding = next((side for side in own if side.reading.decides), None)
     if deciding is not None:
         yield from (one for space in spaces.values() for one in criteria(deciding, space))

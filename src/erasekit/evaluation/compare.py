@@ -13,7 +13,7 @@ from erasekit.evaluation.page_view import Entry
 Z = 1.959963984540054
 LEVEL = 0.05
 ORDER = ("edit", "random", "never", "base")
-DEFINING = ("names", "terms", "substitute", "threshold")
+DEFINING = ("names", "terms", "substitute", "threshold", "real")
 """Fields of an estimate that say what it is of, beside its name."""
 
 
@@ -58,8 +58,8 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], *, names: tuple
     Arms match by name; edits that are left over match in order if both results have as many. The two runs are treated
     as independent, which is cautious where prompts and seeds are the same. The edits come first, the unedited model
     last: the same in both runs by design, it is not tested, but a difference there is noted. So are metrics that are left
-    out, being accuracies among other names or means of other terms. Raises `UsageError` unless suite and judges are the
-    same, by hash.
+    out, being accuracies among other names, means of other terms or distances to other real images. Raises `UsageError`
+    unless suite and judges are the same, by hash.
     """
     _check(first, second, names)
     pairs, notes = _pairs(first, second, names)
@@ -69,7 +69,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], *, names: tuple
     odd = [entry["metric"] for _, (entry, other) in _both(first, second, pairs) if _unlike(entry, other)]
     if odd:
         said = ", ".join(dict.fromkeys(odd))
-        notes.append(f"Not compared, being of other names, terms or thresholds in each: {said}.")
+        notes.append(f"Not compared, being of other names, terms, thresholds or real images in each: {said}.")
     if first["model"]["sha256"] != second["model"]["sha256"]:
         notes.append("The two runs are of different base models: differences are not the edits' alone.")
     unedited = [d for d in found if kinds[d.arms[0]] == "base"]

@@ -138,11 +138,12 @@ def set_distance(kind: str, ours: Features, base: Features, arm: str) -> Distanc
     return {"Fréchet": distribution.frechet, "CMMD": distribution.cmmd}[kind](ours, base)
 
 
-def distance_line(name: str, arm: str, judge: str, value: float, n: int, sd: float | None, note: str) -> dict[str, Any]:
-    """One line of `metrics` for a distance of two sets of n images each; it has no interval."""
+def distance_line(name: str, arm: str, judge: str, value: float, n: int, sd: float | None, note: str,
+                  **more: Any) -> dict[str, Any]:  # fmt: skip
+    """One line of `metrics` for a distance of two sets, of an arm's n images; it has no interval."""
     value = round(value, DIGITS)
     why = "none: sd given" if sd is not None else "none: a distance of sets"
-    more = {"note": note} | ({} if sd is None else {"sd": round(sd, DIGITS)})
+    more |= {"note": note} | ({} if sd is None else {"sd": round(sd, DIGITS)})
     return line(name, arm, None, None, Estimate(value, value, value, n, why), judge, **more)
 
 

@@ -20,8 +20,8 @@ FILE = "results.json"
 def check(folder: Path, new: Mapping[str, Any]) -> None:
     """`EraseKitError` in one line where the folder's results have what a run with the head `new` has not.
 
-    `new` has `suite`, `model`, `arms`, `labels` and, where there are any, `extractors` and `attacks` as the head of a run. A
-    file that is no whole JSON holds no results.
+    `new` has `suite`, `model`, `arms`, `labels` and, where there are any, `extractors`, `attacks` and `real` as the head of a
+    run. A file that is no whole JSON holds no results.
     """
     path = folder / FILE
     try:
@@ -61,6 +61,9 @@ def _left_out(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
     """What an option gave that this run lacks. (Neither can be carried over: the run's command would not give it again.)"""
     if gone := _missing(old, new, "extractors", ("name", "weights_sha256"), "name"):
         yield f"distances by {gone} (give its weights again to keep them)"
+    if (was := old.get("real")) and was["sha256"] != (new.get("real") or {}).get("sha256"):
+        yield (f"distances to the real images {was['name']}, {was['sha256'][:12]} (give --real with the same images again to "
+               "keep them)")  # fmt: skip
     if gone := _missing(old, new, "attacks", ("arm", "target", "name"), "name"):
         yield f"the attacks {gone} (name their folders with --attacks again to keep them)"
 

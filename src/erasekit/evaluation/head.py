@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def head(suite: Suite, arms: Sequence[Arm], judges: Sequence[Judge], *, model: Mapping[str, str], command: str,
          warnings: Sequence[str] = (), published: Mapping[str, Any] | None = None,
          extractors: Sequence[Mapping[str, str]] = (), attacks: Sequence[Mapping[str, Any]] = (),
-         plan_sha256: str = "") -> dict[str, Any]:  # fmt: skip
+         plan_sha256: str = "", real: Mapping[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """What `run.json` holds, as plain data; the same for the same run. `UsageError` for a target that no judge can find."""
     from erasekit import __version__
     from erasekit.edit import library_versions
@@ -43,7 +43,7 @@ def head(suite: Suite, arms: Sequence[Arm], judges: Sequence[Judge], *, model: M
         "rivals": {arm.arm: list(classes(suite, [arm])) for arm in arms if suite.classes},
         "warnings": [*suite.notes, *warnings], "published": dict(published or {}),
         "extractors": [dict(one) for one in extractors],
-        **({"attacks": [dict(one) for one in attacks]} if attacks else {}),
+        **({"attacks": [dict(one) for one in attacks]} if attacks else {}), **({"real": dict(real)} if real else {}),
     }  # fmt: skip
 
 

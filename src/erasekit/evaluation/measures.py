@@ -1,5 +1,5 @@
 """What needs the pixels of two arms at once: LPIPS, and distances in Inception's features, with weights the user gives.
-(What needs no pixels at all, and is kept in the same file, is in `text_changes`.)
+(What needs no pixels at all, and is kept in the same file, is in `text_changes`; what real images give, in `real_measures`.)
 
 A judge sees one image and writes into its row. These look at pairs of images after all are drawn; what they find stands
 in `measures.json`, LPIPS under the hashes of both images, so that the aggregates need no pixels and no weights. It is
@@ -49,7 +49,7 @@ class Tools:
     @property
     def names(self) -> list[dict[str, str]]:
         """What the results say of them."""
-        return [_said(tool) for tool in (self.lpips, self.inception) if tool is not None]
+        return [said(tool) for tool in (self.lpips, self.inception) if tool is not None]
 
 
 @dataclass
@@ -85,9 +85,9 @@ def measure(folder: Path, rows: Sequence[Row], given: Tools, *, progress: Progre
     both, store = list(_pairs(rows)), Store(folder)
     with drawing.one_thread("cpu"):
         if given.lpips is not None:
-            found["lpips"] = _said(given.lpips) | {"pairs": _lpips(store, both, given.lpips, progress)}
+            found["lpips"] = said(given.lpips) | {"pairs": _lpips(store, both, given.lpips, progress)}
         if given.inception is not None:
-            found["inception"] = _said(given.inception) | _sets(store, both, given.inception, progress)
+            found["inception"] = said(given.inception) | _sets(store, both, given.inception, progress)
     return found
 
 
@@ -116,7 +116,8 @@ def _by_arm(both: Sequence[Pair]) -> dict[str, list[Pair]]:
     return found
 
 
-def _said(tool: Lpips | Inception) -> dict[str, Any]:
+def said(tool: Lpips | Inception) -> dict[str, Any]:
+    """What the results say of an extractor: its name and the hash of its weights."""
     return {"name": tool.name, "weights_sha256": tool.weights_sha256}
 
 
@@ -133,7 +134,7 @@ def _lpips(store: Store, both: Sequence[Pair], lpips: Lpips, progress: Progress 
 
 
 def _batch(store: Store, pairs: Mapping[str, Pair], lpips: Lpips) -> dict[str, float]:
-    of = digest([VERSION, "lpips", _said(lpips), list(pairs)])
+    of = digest([VERSION, "lpips", said(lpips), list(pairs)])
     known = store.kept(of)
     if known is not None:
         return known
@@ -156,21 +157,23 @@ def _sets(store: Store, both: Sequence[Pair], inception: Inception, progress: Pr
 def _walked(store: Store, arms: Mapping[str, list[Pair]], inception: Inception,
             progress: Progress | None) -> list[list[dict[str, Any]]]:  # fmt: skip
     """Each arm's distances, kept when it is done. The unedited images are walked once for all arms that are not."""
-    weights = _said(inception)
+    weights = said(inception)
     of = {arm: digest([VERSION, "sets", weights, arm, [pair_key(*pair) for pair in own]]) for arm, own in arms.items()}
     found = {arm: store.kept(key) for arm, key in of.items()}
     todo = {arm: own for arm, own in arms.items() if found[arm] is None}
     before = {row.shot: row for own in todo.values() for _, row in own}
     count = Count(progress, len(before) + sum(map(len, todo.values())), "features of images")
-    base = dict(zip(before, _features(store.folder, [*before.values()], inception, count), strict=True)) if todo else {}
+    base = dict(zip(before, features(store.folder, [*before.values()], inception, count), strict=True)) if todo else {}
     for arm, own in todo.items():
-        ours = _features(store.folder, [row for row, _ in own], inception, count)
+        ours = features(store.folder, [row for row, _ in own], inception, count)
         found[arm] = _distances(arm, ours, np.stack([base[row.shot] for _, row in own]), inception)
         store.keep(of[arm], found[arm])
     return [found[arm] for arm in arms]
 
 
-def _features(folder: Path, rows: Sequence[Row], inception: Inception, count: Count) -> np.ndarray:
+def features(folder: Path, rows: Sequence[Row], inception: Inception, count: Count) -> np.ndarray:
+    """Inception's features (n, 2048) of the rows' images, a few of which are held at once."""
+
     def batches() -> Iterator[Tensor]:
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]

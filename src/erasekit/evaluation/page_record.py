@@ -51,15 +51,25 @@ def provenance(view: View) -> str:
     made, suite, model = (view.results[part] for part in ("created_by", "suite", "model"))
     sampling = ", ".join(f"{name} {value}" for name, value in suite["sampling"].items() if value not in (None, ""))
     pairs: list[tuple[str, object]] = [
-        *([("plan, sha256", made["plan_sha256"])] if "plan_sha256" in made else []),
+        *([(f"plan{' and real images' if 'real' in view.results else ''}, sha256", made["plan_sha256"])]
+          if "plan_sha256" in made else []),
         ("model", model["id"]), ("model, sha256", model["sha256"]),
         ("suite", f"{suite['name']} version {suite['version']}"), ("suite, sha256", suite["digest"]),
         *((f"{view.label(arm)}, sha256", arm["edit"]["sha256"]) for arm in view.edits if arm["edit"]),
         *((f"judge {judge['name']}, sha256", judge["weights_sha256"]) for judge in suite["judges"]),
+        *_real(view),
         ("sampling", sampling), ("single images", view.results["rows"]),
         ("versions", ", ".join(f"{k} {v}" for k, v in {"erasekit": made["erasekit"], **made["versions"]}.items())),
     ]  # fmt: skip
     return f"<pre><code>{text(made['command'])}</code></pre>{facts(pairs, mono=True)}"
+
+
+def _real(view: View) -> list[tuple[str, object]]:
+    """Which real images, and how many, distances are to; nothing of a run without."""
+    known = view.results.get("real")
+    if not known:
+        return []
+    return [("real images", f"{known['name']}: {known['images']}"), ("real images, sha256", known["sha256"])]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -14,7 +14,18 @@ from typing import Any
 
 from erasekit.errors import UsageError
 from erasekit.evaluation import named_files
-from erasekit.evaluation.plan_fields import beside, keys, never_beside, plain, prompts, published, texts, whole
+from erasekit.evaluation.plan_fields import (
+    beside,
+    keys,
+    named,
+    never_beside,
+    plain,
+    prompts,
+    published,
+    real,
+    texts,
+    whole,
+)
 from erasekit.evaluation.shards import digest, slug
 
 CONTROLS = ("random", "none")
@@ -66,6 +77,7 @@ class Plan:
     published: dict[str, Any] = field(default_factory=dict)  # what a paper reports, shown beside our numbers
     lpips: Path | None = None  # the weights of LPIPS's backbone, or torch hub's folder of them
     inception: Path | None = None  # the weights of FID's Inception
+    real: str | None = None  # a folder of real images, or "emoji"; None: what a suite itself names, if it does
     sha256: str = ""  # of the file that it was read from; a command names that file only, and a file can change
 
     def __post_init__(self) -> None:
@@ -77,6 +89,8 @@ class Plan:
             raise UsageError(f"--control is one of {', '.join(CONTROLS)}, not {self.control!r}")
         if self.batch < 1:
             raise UsageError("--batch takes a number from 1 on")
+        if self.real is not None:
+            named(self.real)
         if isinstance(self.prompts, Mapping) and (odd := [name for name in self.prompts if name not in self.suites]):
             raise UsageError(f"prompts are given for {odd[0]}, which is no suite here: name {', '.join(self.suites)}")
         names = [slug(entry.name) for entry in self.edits]
@@ -129,6 +143,7 @@ def read(path: Path) -> Plan:
     values["prompts"] = prompts(here, values.get("prompts"))
     for key in ("lpips", "inception"):
         values[key] = here / Path(str(values[key])).expanduser() if values.get(key) else None
+    values["real"] = real(here, values.get("real"))
     values["model"] = beside(here, values["model"])
     values["suites"] = tuple(beside(here, name) for name in values["suites"])
     values["never"] = tuple(never_beside(here, spec) for spec in values["never"])

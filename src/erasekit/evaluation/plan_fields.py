@@ -9,6 +9,9 @@ from typing import Any
 
 from erasekit.errors import UsageError
 
+EMOJI = "emoji"
+"""As real images: the world's own reference pictures. A folder of that name is `./emoji`."""
+
 
 def keys(value: Any, known: set[str] | None, where: str) -> dict[str, Any]:
     """The `name: value` lines; among known names, one that is left empty is as if it were not there."""
@@ -76,6 +79,20 @@ def prompts(here: Path, value: Any) -> Path | dict[str, Path] | None:
     if wrong := [name for name, file in files.items() if not isinstance(file, str)]:
         raise UsageError(f"prompts.{wrong[0]} must be a file, not {files[wrong[0]]!r}")
     return {beside(here, name): _file(here, file) for name, file in files.items()}
+
+
+def real(here: Path, value: Any) -> str | None:
+    """The folder of real images, relative to the plan, or the word emoji as it is; None for none."""
+    if value is None or value == EMOJI:
+        return value
+    return str(_file(here, named(value)))
+
+
+def named(value: Any) -> str:
+    """What names real images."""
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"real must be a folder of images, or the word {EMOJI}, not {value!r}")
+    return value
 
 
 def _file(here: Path, name: str) -> Path:

@@ -62,13 +62,16 @@ FIELDS: dict[str, dict[str, Field]] = {
         "published": Field("object", "the figures of a paper that a plan reruns: source, model, note, figures", False),
         "labels": Field("object", "target -> the suite's words that count as it (default: the target itself)", False),
         "extractors": Field("extractor*", "what compared pixels beside the judges, with the weights that were given", False),
+        "real": Field("real", "the real images that distances `..._real` are to; without such distances the file knows of none",
+                      required=False),
         "omitted": Field("texts", "what is not stated for want of images, a sentence each", False),
     },
     "created_by": {
         "erasekit": Field("text", "version of erasekit"),
         "command": Field("text", "the command, to be run again"),
         "versions": Field("object", "library -> version"),
-        "plan_sha256": Field("text", "sha256 of the plan's file, where the command names one", required=False),
+        "plan_sha256": Field("text", "sha256 of the plan's file, where the command names one; with real images, of that hash "
+                             "and theirs", required=False),
     },
     "suite": {
         "name": Field("text", "name of the suite"),
@@ -86,6 +89,11 @@ FIELDS: dict[str, dict[str, Field]] = {
         "licence": Field("text", "licence of the judge"),
         "calibration": Field("object", "the judge's own error rates; empty if not measured"),
         "words": Field("object", "the suite's word -> the judge's label; it finds no others (default: the same words)", False),
+    },
+    "real": {
+        "name": Field("text", "name of their folder, or `emoji` for the emoji world's reference pictures"),
+        "sha256": Field("text", "sha256 over the hashes of all images, in the hashes' order"),
+        "images": Field("count", "how many they are"),
     },
     "extractor": {
         "name": Field("text", "versioned name, as estimates have it under `judge`"),
@@ -122,7 +130,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "direction": Field("text", "`up`: more is better, `down`: less is better, `none`"),
         "judge": Field("text", "judge or feature extractor behind it; empty for none"),
         "pessimistic": Field("object", "the rate with failed and invalid images counted against the arm", required=False),
-        "floor": Field("number", "value of unrelated images, for a similarity or a distance", required=False, null=True),
+        "floor": Field("number", "value of unrelated images, for a similarity or a distance; of a distance to real images, "
+                       "that of real images from others of them", required=False, null=True),
         "ceiling": Field("number", "value of the best possible images, likewise", required=False, null=True),
         "sd": Field("number", "standard deviation over subsets, of a distance of two sets", required=False, null=True),
         "raw": Field("number", "value before it was clipped to 0..1", required=False),
@@ -131,6 +140,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "terms": Field("texts", "what a mean is of", required=False),
         "names": Field("count", "names among which the image's nearest is sought; among others it is another number", False),
         "threshold": Field("number", "score from which boxes count, whatever the judge's own threshold", required=False),
+        "real": Field("text", "sha256 of the real images that the distance is to", required=False),
         "corrected": Field("object", "the rate without the judge's known errors, with their tpr and fpr", required=False),
     },
     "difference": {

@@ -2,8 +2,8 @@
 
 A suite's folder holds `images/`, `shards/` and `measured/` (finished work), and at the end `run.json`, `texts.json`,
 `rows.jsonl` (one line an image), `results.json`, `report.html`, `timing.json` and `measures.json` (what edits change in
-sentences and, where weights were given for it, what compares pixels). All but the times and the page that shows them are
-the same bytes whether the run was interrupted or not, and however many workers there were.
+sentences; where weights or real images were given for it, what compares pixels or sets). All but the times and the page
+that shows them are the same bytes whether the run was interrupted or not, and however many workers there were.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from erasekit.evaluation import (
     judges,
     ladders,
     measures,
+    real,
+    real_measures,
     rows,
     shards,
     text_changes,
@@ -34,6 +36,7 @@ from erasekit.evaluation.cache import Store
 from erasekit.evaluation.executors import Executor, Local
 from erasekit.evaluation.page_view import Tried
 from erasekit.evaluation.plan import Plan
+from erasekit.evaluation.real import Real
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.shards import Shard
 from erasekit.evaluation.worker import Task
@@ -71,6 +74,7 @@ class Job:
     tools: measures.Tools
     tried: tuple[Tried, ...] = ()
     plan_sha256: str = ""
+    real: Real | None = None
 
 
 def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baseline: Path | None = None,
@@ -93,7 +97,9 @@ def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baselin
     places = _places(suites, out)
     referees = {spec: judges.get(spec) for suite in suites for spec in suite.judges}  # what is missing shows up now
     tools = measures.tools(plan)
+    real_measures.check(plan.real, referees.values(), tools.inception)
     model = arms.model_facts(plan.model, models.resolve(plan.model))
+    reals = real.each(plan.real, suites, progress=progress)
     check_writable(out / "results.json")
     sweep(out)
     cached = cache.baseline(baseline, out, model)
@@ -103,7 +109,8 @@ def evaluate(plan: Plan, out: Path, *, executor: Executor | None = None, baselin
         """The work with these edits; what would refuse it does."""
         found = [_job(plan, suite, place, arms.build(plan, suite, edits, model["sha256"]), cached, model, referees, tools)
                  for suite, place in zip(suites, places, strict=True)]  # fmt: skip
-        found = [replace(job, tried=tried(job.model, head.facts(job.arms))) for job in found]
+        found = [replace(job, tried=tried(job.model, head.facts(job.arms)), real=shown)
+                 for job, shown in zip(found, reals, strict=True)]  # fmt: skip
         for job in found:
             earlier.check(job.folder, _head(job, command))
         return found
@@ -192,8 +199,10 @@ def _task(job: Job, piece: Piece) -> Task:
 
 
 def _head(job: Job, command: str) -> dict[str, Any]:
+    shown = job.real
+    plan = shards.digest([job.plan_sha256, shown.sha256]) if shown and job.plan_sha256 else job.plan_sha256
     return head.head(job.suite, job.arms, job.judges, model=job.model, command=command, warnings=_notes(job),
-                     published=job.published, extractors=job.tools.names, plan_sha256=job.plan_sha256,
+                     published=job.published, extractors=job.tools.names, plan_sha256=plan, real=shown and shown.facts,
                      attacks=[line for one in job.tried for line in one.lines])  # fmt: skip
 
 
@@ -207,6 +216,9 @@ def _write(job: Job, finished: dict[str, list[Row]], command: str, progress: Pro
     compared = measures.measure(job.folder, merged, job.tools, progress=progress)
     if changes := text_changes.measure(job.folder, job.suite, job.arms, progress=progress):
         compared["text"] = changes
+    if job.real is not None:
+        compared["real"] = real_measures.measure(job.folder, merged, job.real, job.judges, job.tools.inception,
+                                                 progress=progress)  # fmt: skip
     about["measured"] = sorted(compared)
     for name, value in ((aggregate.HEAD, about), (aggregate.TEXTS, texts), (TIMING, _timing(job))):
         write_whole(job.folder / name, _json(value))

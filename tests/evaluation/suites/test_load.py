@@ -57,6 +57,17 @@ def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
         assert load_suite(written(tmp_path, changed(**change))).digest != first, change
 
 
+def test_real_images_of_a_suite_are_the_worlds_own(tmp_path: Path) -> None:
+    own = changed(world="emoji", targets=["fox"], groups=[{"group": "unrelated", "texts": ["{a_word}"]}], unrelated=["car"],
+                  styles=None)  # fmt: skip
+    assert load_suite(written(tmp_path, own)).real == ""
+    real = load_suite(written(tmp_path, {**own, "real": "emoji"}))
+    assert real.real == "emoji" and real.digest != load_suite(written(tmp_path, own)).digest
+    for wrong in ({**own, "real": "coco"}, changed(real="emoji")):
+        with pytest.raises(UsageError, match=r"can only be emoji, in that world: give a folder of real images with --real"):
+            load_suite(written(tmp_path, wrong))
+
+
 def with_group(**group: Any) -> dict[str, Any]:
     return changed(groups=[{"group": "plain", "texts": ["{target}"], **group}])
 

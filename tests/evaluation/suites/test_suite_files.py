@@ -24,6 +24,7 @@ PINNED = {
     "emoji/multi-100": ("4177d4e180304682", "cc37e966c5c6968b"),
     "emoji/object": ("f6efc9d4f78df24c", "cefa4bcd936b6d2e"),
     "emoji/person": ("a1c49abed70a973d", "2f263ddb41713652"),
+    "emoji/quality": ("2b1bbc2e7e4c3912", "a3e112f0a9fc972d"),
     "emoji/style": ("51f22b3872e228d9", "5fad0885d4b0ca6d"),
     "emoji/unsafe": ("ffcef6e7ba55c015", "20941bbef598d665"),
     "erasepro/instance": ("af7b3e3b9a221bb6", "7f7d166bfed78e2b"),
@@ -105,6 +106,24 @@ def test_the_templates_are_those_of_the_captions() -> None:
         assert templates["held_out"] == [form.format(**slots) for form in captions.HELD_OUT_SINGLE]
         assert [t["text"] for t in templates["held_out_pair"]] == [f.format(**slots) for f in captions.HELD_OUT_PAIR]
         assert set(templates["captions"]) == {form.format(**slots) for form in captions.SINGLE}
+
+
+def test_quality_asks_for_what_the_model_learned_and_for_nothing_that_is_erased() -> None:
+    import yaml
+
+    from erasekit.evaluation.suites.load import FILES
+
+    slots = {"x": "{word}", "a": "{a_word}", "c": "{a_other}", "s": "{style}", "b": "{background}"}
+    templates = yaml.safe_load((FILES / "emoji/quality.yaml").read_text())["templates"]
+    assert set(templates["captions"]) == {form.format(**slots) for form in captions.SINGLE}
+    assert templates["pairs"] == [form.format(**slots) for form in captions.PAIR]
+    suite = load_suite("emoji/quality")
+    for target in ("cat", "bomb", "clown"):
+        found = suite.prompts([target])
+        assert {prompt.group for prompt in found} == {"unrelated", "style"}
+        assert sum(len(prompt.seeds) for prompt in found) == 168 > 128 + 1, "a Fréchet distance of 128 features needs more"
+        assert not any(target in prompt.wanted for prompt in found)
+    assert suite.real == "emoji" and not load_suite("emoji/object").real
 
 
 @pytest.mark.parametrize(("name", "count"), [("emoji/multi-10", 10), ("emoji/multi-100", 100)])

@@ -41,6 +41,11 @@ def test_one_in_words(capsys) -> None:
     assert "targets: cat, horse" in shown and "(all together)" in shown and load_suite("emoji/multi-10").digest in shown
 
 
+def test_one_with_real_images(capsys) -> None:
+    assert "real images: emoji, unless --real names others" in said(capsys, "emoji/quality")
+    assert "real images" not in said(capsys, "emoji/object")
+
+
 def test_one_that_waits_for_its_file(capsys, tmp_path: Path) -> None:
     assert "needs --prompts: I2P's CSV file" in said(capsys, "i2p")
     path = tmp_path / "i2p.csv"

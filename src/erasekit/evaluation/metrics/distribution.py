@@ -123,8 +123,13 @@ def refusal(kind: str, images: int, width: int) -> str:
 
     With no more images than features a covariance has no full rank: the Fréchet distance is then one of the sample.
     """
-    least = max(LEAST, width + 1) if kind == "Fréchet" else LEAST
-    return f"{images} pairs of images, and {least} are needed" if images < least else ""
+    needed = least(kind, width)
+    return f"{images} pairs of images, and {needed} are needed" if images < needed else ""
+
+
+def least(kind: str, width: int) -> int:
+    """How many images of each set the distance `kind` of features of this width needs."""
+    return max(LEAST, width + 1) if kind == "Fréchet" else LEAST
 
 
 def _same_space(first: Features, second: Features) -> None:

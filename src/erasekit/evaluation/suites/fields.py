@@ -97,6 +97,14 @@ def classes_of(value: Any, source: str) -> str:
     return value
 
 
+def real_of(value: Any, world: str, source: str) -> str:
+    """The `real` entry: the word emoji, in that world; "" without one."""
+    if value is None or (value == "emoji" == world):
+        return value or ""
+    raise UsageError(f"the suite {source}: real {value!r} can only be emoji, in that world: give a folder of real images "
+                     "with --real")  # fmt: skip
+
+
 def seeds_of(value: Any, source: str) -> tuple[int, ...]:
     """A list of seeds, or a range as text: "0-4"."""
     if isinstance(value, str):

@@ -17,6 +17,7 @@ from erasekit.evaluation.suites.fields import (
     classes_of,
     judges_of,
     others_of,
+    real_of,
     sampling_of,
     seeds_of,
     targets_of,
@@ -32,7 +33,8 @@ EXPANSION = 1  # counted up when the same file gives other prompts than before
 ROWS = 2  # the same for a prompt file
 KINDS = ("object", "style", "person", "unsafe")
 KEYS = ("name", "version", "title", "note", "world", "kind", "sampling", "judges", "seeds", "targets", "whole",
-        "unrelated", "styles", "backgrounds", "templates", "groups", "prompt_file", "classes")  # fmt: skip
+        "unrelated", "styles", "backgrounds", "templates", "groups", "prompt_file", "classes", "real")  # fmt: skip
+LATER = ("classes", "real")  # a suite without one of these has the digest that it had before there was such a key
 NEEDED = ("name", "version", "title", "world", "sampling", "judges", "seeds", "targets")
 
 
@@ -92,8 +94,9 @@ def digest(suite: Suite, prompt_file: str) -> str:
     content = {
         name: value for name, value in asdict(suite).items() if name not in ("digest", "source", "notes", "rows")
     }
-    if not suite.classes:  # a key that a suite does not have leaves its digest as it was before there was such a key
-        del content["classes"]
+    for name in LATER:
+        if not content[name]:
+            del content[name]
     expansion = [EXPANSION, ROWS] if prompt_file else EXPANSION
     document = json.dumps({"expansion": expansion, "suite": content, "prompt_file": prompt_file}, sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()
@@ -140,6 +143,7 @@ def _suite(data: dict[str, Any], source: str) -> Suite:
         styles=texts(data.get("styles", words.styles if emoji else ()), "styles", source),
         backgrounds=texts(data.get("backgrounds", words.backgrounds if emoji else ()), "backgrounds", source),
         seeds=seeds_of(data["seeds"], source), source=source, classes=classes_of(data.get("classes"), source),
+        real=real_of(data.get("real"), world, source),
     )  # fmt: skip
     blocks = read_blocks(data.get("groups") or [], data.get("templates") or {}, suite)
     if not blocks and not data.get("prompt_file"):

@@ -21,6 +21,7 @@ class Suite:
     `kind` says what a target is: object, style, person or unsafe; of a style's prompts, `wanted` names the objects
     and `style` the style. `whole` suites measure all their targets together. `notes` are remarks on the prompt file.
     `classes` is the text, with {} for the name, by which CLIP judges tell the suite's names apart; "" where they do not.
+    `real` is "emoji" where distances are to be to the world's reference pictures too, when a plan says nothing else.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Suite:
     notes: tuple[str, ...] = ()
     source: str = ""
     classes: str = ""
+    real: str = ""
 
     @property
     def targets(self) -> tuple[str, ...]:

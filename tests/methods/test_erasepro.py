@@ -93,6 +93,14 @@ def test_float32_residual():
     assert {r["rank"] for r in check["sites"]} == {1}
 
 
+def test_a_denoiser_in_half_precision_beside_an_encoder_in_float32_has_its_own_bound():
+    pipe = wide(torch.float32)
+    pipe.unet.half()
+    sites = {record["site"]: record["residual_cast"] for record in fit(SDBackbone.from_pipeline(pipe)).self_check["sites"]}
+    assert max(rest for site, rest in sites.items() if site.startswith("text_encoder")) < 1e-5
+    assert 1e-5 < max(rest for site, rest in sites.items() if site.startswith("unet")) < 1e-2
+
+
 def test_half_precision_reports_the_cast():
     edit = fit(SDBackbone.from_pipeline(wide(torch.float16)))
     assert edit.self_check["residual_before_cast"] < 1e-5 < edit.self_check["residual"] < 1e-2

@@ -9,7 +9,7 @@ import edits
 import pytest
 import tiny
 import torch
-from test_conformance import fit, same, state, traced
+from test_conformance import asked, fit, same, state, traced
 
 import erasekit
 from erasekit.attacks.sides import Sides
@@ -39,7 +39,7 @@ def test_a_fit_with_an_edit_on_is_the_fit_without(name: str, sd1) -> None:
     plain, *_ = traced(name, "sd1")
     with other(sd1).applied(sd1):
         before = state(sd1)
-        under = fit(name, sd1, retain=("fox",), seed=3)
+        under = fit(name, sd1, **asked(name))
         assert state(sd1) == before
         with under.applied(sd1):  # its base is the original weights
             pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -107,13 +107,20 @@ def require_finite(check: dict[str, Any]) -> None:
             )
 
 
-def require_exact(check: dict[str, Any], dtype: torch.dtype, *, remedy: str) -> None:
-    """Raises `InfeasibleError` with the worst site where an exact edit's residual is above the bound of `dtype`."""
-    key = "residual_cast" if dtype in BOUNDS else "residual"
-    bound = BOUNDS.get(dtype, BOUNDS[torch.float32])
-    worst = max(check["sites"], key=lambda record: record[key])
-    if worst[key] > bound:
-        raise InfeasibleError(f"{worst['site']} keeps a residual of {worst[key]:.1e} (bound {bound:.0e}): {remedy}")
+def require_exact(check: dict[str, Any], dtypes: Mapping[str, torch.dtype], *, remedy: str) -> None:
+    """Raises `InfeasibleError` with the worst site where an exact edit's residual is above the bound of the site's dtype.
+
+    `dtypes`: that of each edited site by its key; text encoder and denoiser may differ.
+    """
+
+    def bounded(record: dict[str, Any]) -> tuple[float, float]:
+        dtype = dtypes.get(record["site"], torch.float32)
+        return record["residual_cast" if dtype in BOUNDS else "residual"], BOUNDS.get(dtype, BOUNDS[torch.float32])
+
+    worst = max(check["sites"], key=lambda record: bounded(record)[0] / bounded(record)[1])
+    residual, bound = bounded(worst)
+    if residual > bound:
+        raise InfeasibleError(f"{worst['site']} keeps a residual of {residual:.1e} (bound {bound:.0e}): {remedy}")
 
 
 def _drift(old: Tensor, change: Tensor, kept: Kept | None) -> float | None:

@@ -98,8 +98,8 @@ class ErasePro:
             raise InfeasibleError("the model reads target and anchor as the same: choose another anchor")
         edited = _sites(backbone, walk)
         if config.exact and not walk.plan.conflicts:
-            dtype = backbone.weight(edited[0]).dtype
-            require_exact(check, dtype, remedy="set tolerance=1e-2 or ridge=1e-3, or erase fewer targets at once")
+            dtypes = {site.key: backbone.weight(site).dtype for site in edited}
+            require_exact(check, dtypes, remedy="set tolerance=1e-2 or ridge=1e-3, or erase fewer targets at once")
         return Edit(
             ops=tuple(walk.ops),
             base=Base(backbone.model_id, backbone.family, fingerprints(backbone, edited)),

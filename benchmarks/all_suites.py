@@ -3,7 +3,7 @@
     python benchmarks/all_suites.py --estimate                                  # how many images, and nothing else
     python benchmarks/all_suites.py --docs                                      # runs, writes docs/all_suites.md
     python benchmarks/all_suites.py --suites emoji/object --limit-targets 1 --methods erasepro uce
-    python benchmarks/all_suites.py --never cat=FOLDER bomb=FOLDER clown=FOLDER "ink style=FOLDER"
+    python benchmarks/all_suites.py --never cat=FOLDER bomb=FOLDER    # models of one's own; without: the shipped emoji-never
 
 For each suite an edit by each method: one for all targets in the suites of many, else one for each of the first
 targets (cat, bomb, clown and ink style before all others: these are what `--never` models are trained without). The plan is
@@ -35,6 +35,7 @@ from erasekit.worlds.emoji.concepts import STYLES, names
 
 SUITES = tuple(f"emoji/{name}" for name in ("object", "style", "person", "unsafe", "multi-10", "multi-100"))
 FIRST = ("cat", "bomb", "clown", "ink style")
+NEVER = tuple(f"{concept}=emoji-never" for concept in FIRST)
 PAGE = Path(__file__).parents[1] / "docs/all_suites.md"
 
 
@@ -56,7 +57,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--limit-targets", type=int, default=2, metavar="N", help="edits a method, one target each (default 2)"
     )
     parser.add_argument("--retain", choices=("none", "others"), default="none", help="others: all that is no target")
-    parser.add_argument("--never", nargs="+", default=[], metavar="CONCEPT=FOLDER")
+    parser.add_argument("--never", nargs="*", metavar="CONCEPT=FOLDER", help="default: the shipped emoji-never, of emoji")
     parser.add_argument("--control", choices=CONTROLS, default="random")
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--jobs", type=int, help="processes that draw (default: one a core)")
@@ -87,7 +88,7 @@ def part(name: str, args: argparse.Namespace) -> Part:
             entries.append(entry)
             labels[entry.name] = method
     known = [group[0] for group in chosen if len(group) == 1]
-    never = tuple(spec for spec in map(_never, args.never) if spec.partition("=")[0] in known)
+    never = tuple(spec for spec in map(_never, args.never or ()) if spec.partition("=")[0] in known)
     return Part(suite, tuple(entries), labels, never)
 
 
@@ -109,7 +110,11 @@ def _never(spec: str) -> str:
     name, sign, folder = spec.partition("=")
     if not sign:
         raise UsageError(f"--never {spec}: give CONCEPT=FOLDER, as several suites are run")
-    return f"{name}={Path(folder).expanduser().resolve()}"
+    return f"{name}={folder if folder in models.EMBEDDED else Path(folder).expanduser().resolve()}"
+
+
+def _folder(model: str) -> Path:
+    return models.resolve(model) if model in models.EMBEDDED else Path(model)
 
 
 def check_never(parts: Sequence[Part], specs: Sequence[str]) -> None:
@@ -127,7 +132,7 @@ def images(part: Part, control: str) -> int:
     asked = {entry.name: part.suite.prompts(entry.targets, entry.anchor or ()) for entry in part.entries}
     base = _count(arms.union(asked.values()))
     edits = sum(map(_count, asked.values())) * (2 if control == "random" else 1)
-    knew_not = [controls.Never(name, Path(folder)) for name, _, folder in (spec.partition("=") for spec in part.never)]
+    knew_not = [controls.Never(name, _folder(model)) for name, _, model in (spec.partition("=") for spec in part.never)]
     never = [controls.fair(arms.union(asked[e.name] for e in part.entries if one.concept in e.targets), part.suite, one)
              for one in knew_not]  # fmt: skip
     return base + edits + sum(map(_count, never))
@@ -183,8 +188,9 @@ def write_plan(plan: Plan, path: Path) -> Path:
 
 def main(words: Sequence[str] | None = None) -> None:
     args = options(words)
+    given, args.never = args.never or (), NEVER if args.never is None and args.model == "emoji" else args.never
     parts = [part(name, args) for name in args.suites]
-    check_never(parts, args.never)
+    check_never(parts, given)
     counts = [images(one, args.control) for one in parts]
     for one, count in zip(parts, counts, strict=True):
         print(f"{one.suite.name:<18} {len(one.entries)} edits, {count} images")

@@ -65,9 +65,12 @@ def test_the_estimate_counts_every_arm(tmp_path, capsys) -> None:
     assert all_suites.images(one, "none") == (1 + 2 + 1) * each
     (tmp_path / "without.json").write_text('{"concepts": ["cat"], "styles": ["ink"]}')
     assert all_suites.images(one, "none") < (1 + 2 + 1) * each, "what else it never knew it is not asked"
-    all_suites.main(["--suites", "emoji/object", "--limit-targets", "1", "--estimate", "--out", str(tmp_path / "out")])
+    words = ["--suites", "emoji/object", "--limit-targets", "1", "--estimate", "--out", str(tmp_path / "out")]
+    all_suites.main([*words, "--never"])
     shown = capsys.readouterr().out
     assert f"{5 * each} images in all" in shown and "min at" in shown and not (tmp_path / "out").exists()
+    all_suites.main(words)
+    assert int(capsys.readouterr().out.split(" images in all")[0].split()[-1]) > 5 * each, "with the shipped emoji-never"
 
 
 @pytest.fixture

@@ -18,9 +18,7 @@ def tensors(pipe) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
 def test_a_copy_is_what_was_built_and_shares_no_memory(family: str) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        built = getattr(tiny, f"built_{family}")()
+    built = tiny.built(family, 5)
     random = torch.get_rng_state()
     copy, other = (getattr(tiny, family)(seed=5) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), random)
@@ -37,6 +35,7 @@ def test_a_copy_is_what_was_built_and_shares_no_memory(family: str) -> None:
         )
     assert copy.config == built.config and copy.scheduler.config == built.scheduler.config
     assert copy.tokenizer is not other.tokenizer and copy.tokenizer.get_vocab() == built.tokenizer.get_vocab()
+    assert copy.tokenizer.decode(copy.tokenizer("a photo of y").input_ids) == built.tokenizer.decode(built.tokenizer("a photo of y").input_ids)
     assert torch.equal(tiny.image(copy), tiny.image(built))
 
 
@@ -52,3 +51,11 @@ def test_what_is_done_to_a_copy_is_not_in_the_next() -> None:
     assert all(torch.equal(value, untouched[name]) for name, value in tensors(fresh).items())
     assert not fresh.unet.mid_block._forward_hooks and "<new>" not in fresh.tokenizer.get_vocab()
     assert fresh.scheduler.config.prediction_type == "epsilon"
+
+
+def test_another_width_is_another_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = tiny.sd1().unet.config.cross_attention_dim
+    monkeypatch.setattr(tiny, "WIDTH", 2 * narrow)
+    assert tiny.sd1().unet.config.cross_attention_dim == 2 * narrow
+    monkeypatch.undo()
+    assert tiny.sd1().unet.config.cross_attention_dim == narrow

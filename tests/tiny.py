@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import pickle
 import string
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -94,14 +93,17 @@ def pipeline(tokens: CLIPTokenizer, act: str, prediction: str, **options: object
 
 
 class Taken(pickle.Pickler):
-    """Pickles a pipeline but for its tensors, which `tensors` keeps as they are."""
+    """Pickles a pipeline but for its tensors, which `tensors` keeps as they are, and its tokenizer, which would decode
+    `photo` as `photo</w>` afterwards."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
         self.tensors: list[torch.Tensor] = []
 
-    def persistent_id(self, obj: object) -> int | None:
+    def persistent_id(self, obj: object) -> int | str | None:
         """The number of a tensor in `tensors`. One tensor in two places would become two."""
+        if isinstance(obj, CLIPTokenizer):
+            return "tokenizer"
         if not isinstance(obj, torch.Tensor):
             return None
         assert all(obj is not known for known in self.tensors), "tied weights"
@@ -110,53 +112,58 @@ class Taken(pickle.Pickler):
 
 
 class Given(pickle.Unpickler):
-    """A pipeline with a copy of every tensor, in memory of its own."""
+    """A pipeline with a copy of every tensor, in memory of its own, and with `tokens`."""
 
-    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor]) -> None:
+    def __init__(self, file: io.BytesIO, tensors: list[torch.Tensor], tokens: CLIPTokenizer) -> None:
         super().__init__(file)
-        self.tensors = tensors
+        self.tensors, self.tokens = tensors, tokens
 
-    def persistent_load(self, pid: int) -> torch.Tensor:
-        """A parameter or a buffer, as it was."""
+    def persistent_load(self, pid: int | str) -> torch.Tensor | CLIPTokenizer:
+        """A parameter or a buffer, as it was; the tokenizer."""
+        if pid == "tokenizer":
+            return self.tokens
         tensor = self.tensors[pid]
         copy = tensor.detach().clone()
         return torch.nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else copy
 
 
-@cache
-def taken(build: Callable[[], StableDiffusionPipeline], seed: int) -> tuple[bytes, list[torch.Tensor]]:
-    """The pipeline that `build` makes with this seed, in pieces: nobody is ever given these tensors themselves."""
+def built(name: str, seed: int) -> StableDiffusionPipeline:
+    """The pipeline of this name, made anew; leaves torch's own generator where it was."""
+    pad, act, prediction, options = KINDS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipe = build()
+        return pipeline(tokenizer(pad), act, prediction, **options)
+
+
+@cache
+def taken(name: str, seed: int, width: int) -> tuple[bytes, list[torch.Tensor]]:
+    """The pipeline of this name, seed and (a test may change it) `WIDTH`, in pieces: nobody is given these tensors."""
+    assert width == WIDTH
     file = io.BytesIO()
     pickler = Taken(file)
-    pickler.dump(pipe)
+    pickler.dump(built(name, seed))
     return file.getvalue(), pickler.tensors
 
 
-def given(build: Callable[[], StableDiffusionPipeline], seed: int) -> StableDiffusionPipeline:
-    data, tensors = taken(build, seed)
-    return Given(io.BytesIO(data), tensors).load()
+def given(name: str, seed: int) -> StableDiffusionPipeline:
+    data, tensors = taken(name, seed, WIDTH)
+    return Given(io.BytesIO(data), tensors, tokenizer(KINDS[name][0])).load()
 
 
-def built_sd1() -> StableDiffusionPipeline:
-    return pipeline(tokenizer(), "quick_gelu", "epsilon", attention_head_dim=4)
-
-
-def built_sd2() -> StableDiffusionPipeline:
-    options = {"attention_head_dim": (2, 4), "use_linear_projection": True}
-    return pipeline(tokenizer(pad="!"), "gelu", "v_prediction", **options)
+KINDS = {  # the padding, the encoder's activation, what is predicted, the U-Net's options
+    "sd1": (None, "quick_gelu", "epsilon", {"attention_head_dim": 4}),
+    "sd2": ("!", "gelu", "v_prediction", {"attention_head_dim": (2, 4), "use_linear_projection": True}),
+}
 
 
 def sd1(seed: int = 0) -> StableDiffusionPipeline:
     """A fresh tiny SD 1.x pipeline; the same seed gives the same weights."""
-    return given(built_sd1, seed)
+    return given("sd1", seed)
 
 
 def sd2(seed: int = 0) -> StableDiffusionPipeline:
     """A fresh tiny SD 2.x pipeline; the same seed gives the same weights."""
-    return given(built_sd2, seed)
+    return given("sd2", seed)
 
 
 def image(pipe: StableDiffusionPipeline, prompt: str = "a cat", *, seed: int = 0, latent: bool = False) -> torch.Tensor:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 EMBEDDED: dict[str, str] = {
     "emoji": "64 x 64 scenes of emoji in five drawing styles; ships with erasekit, works offline",
+    "emoji-never": "the same recipe, never shown cat, bomb, clown and the ink style: what erasing them aims at",
 }
+FOLDERS: dict[str, str] = {"emoji": "emoji/model", "emoji-never": "emoji/never"}
+"""Where the embedded models lie, under `worlds`."""
 INDEX = "model_index.json"
 DEFAULTS: dict[str, float] = {"steps": 30, "guidance": 7.5}
 UNREAD = ("safety_checker",)
@@ -59,7 +62,7 @@ def public_name(name: str | Path) -> str:
 
 def _embedded(name: str) -> Path:
     # Next to this file, and not through the world's package: a path needs none of the world's code.
-    folder = Path(__file__).parent / "worlds" / name / "model"
+    folder = Path(__file__).parent / "worlds" / FOLDERS[name]
     if not (folder / INDEX).is_file():
         raise ModelError(f"the weights of the embedded model {name!r} are missing ({folder}): reinstall erasekit")
     return folder
@@ -144,10 +147,13 @@ def _read_pipeline(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
     index = read_json(folder / INDEX)
     given = {key: value for key, value in options.items() if key in index}
     try:
-        return DiffusionPipeline.from_pretrained(
+        pipe = DiffusionPipeline.from_pretrained(
             folder, dtype=dtype, variant=_stored.variant(folder), use_safetensors=True, local_files_only=True, **given
         )
     except (OSError, ValueError, LookupError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot load the model in {folder} ({reason}): a file is missing, damaged or of an "
                          "unsupported kind; copy the folder again") from error  # fmt: skip
+    for part in pipe.components.values():
+        _stored.align(part)
+    return pipe

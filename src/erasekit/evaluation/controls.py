@@ -86,14 +86,18 @@ class Never:
 def never(spec: str, targets: Sequence[str]) -> Never:
     """`CONCEPT=FOLDER`, or a FOLDER named after its concept ("emoji-never-cat"); where one target is erased, any folder.
 
-    Raises `UsageError` where the folder is no model or the concept is none of `targets`.
+    An embedded model's name stands for its folder ("cat=emoji-never"). Raises `UsageError` where the folder is no model or
+    the concept is none of `targets`.
     """
+    from erasekit import models
+
     name, sign, path = spec.partition("=")
-    folder = Path(path if sign else spec).expanduser()
+    given = path if sign else spec
+    folder = models.resolve(given) if given in models.EMBEDDED else Path(given).expanduser()
     if not (folder / "model_index.json").is_file():
         raise UsageError(f"--never {spec}: {folder} is no diffusers folder; give CONCEPT=FOLDER of a model that was "
                          "trained without the concept")  # fmt: skip
-    concept = name if sign else _named(folder.name, targets)
+    concept = name if sign else _named(Path(given).name, targets)
     if concept not in targets:
         raise UsageError(f"--never {spec}: no edit here erases {concept!r} (targets: {', '.join(targets)}); "
                          "give CONCEPT=FOLDER with one of them")  # fmt: skip

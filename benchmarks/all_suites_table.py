@@ -11,22 +11,25 @@ from erasekit.evaluation.combined import MEANS, mean_of
 from erasekit.evaluation.statistics import wilson
 
 METRICS = ("efficacy", "generality", "specificity", "fidelity")
-MEAN = "erasebench"
-COLUMNS = (*METRICS, MEAN)
+NET = ("net_efficacy", "net_generality")  # of edits alone, for their mean
+PARTS = (*METRICS, *NET)
+COMBINED = ("erasebench", "net_erasure")
+COLUMNS = (*METRICS, *COMBINED)
+JUDGED = (*METRICS, "erasebench")  # net_erasure is about edits beside their noise, and noise has none
 
 
 def pooled(suite: str, labels: Mapping[str, str], found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row for each kind of arm: its rates over all of its targets' images, by the judge that decides, and their mean."""
-    whole = [m for m in found["metrics"] if m["metric"] in METRICS and m["group"] is None and m["target"] is None]
+    whole = [m for m in found["metrics"] if m["metric"] in PARTS and m["group"] is None and m["target"] is None]
     whole = [one for one in whole if one["judge"] == whole[0]["judge"]]
     rows: dict[str, dict[str, Any]] = {}
     for arm in found["arms"]:
-        row = rows.setdefault(label(arm, labels), {metric: [0, 0] for metric in METRICS})
+        row = rows.setdefault(label(arm, labels), {metric: [0, 0] for metric in PARTS})
         for one in (one for one in whole if one["arm"] == arm["arm"] and one["n"]):
             row[one["metric"]][0] += round(one["value"] * one["n"])
             row[one["metric"]][1] += one["n"]
-    return [{"suite": suite, "arm": name, **{key: rate(*row[key]) for key in METRICS}, MEAN: mean(row, name)}
-            for name, row in rows.items()]  # fmt: skip
+    return [{"suite": suite, "arm": name, **{key: rate(*row[key]) for key in METRICS},
+             **{key: mean(key, row, name) for key in COMBINED}} for name, row in rows.items()]  # fmt: skip
 
 
 def label(arm: Mapping[str, Any], labels: Mapping[str, str]) -> str:
@@ -42,13 +45,13 @@ def rate(hits: int, n: int) -> dict[str, float] | None:
     return {"value": hits / n, "low": low, "high": high, "n": n} if n else None
 
 
-def mean(row: Mapping[str, Sequence[int]], name: str) -> dict[str, float] | None:
-    """EraseBench's harmonic mean of the pooled rates, with the package's own interval for such a mean from images that are
+def mean(key: str, row: Mapping[str, Sequence[int]], name: str) -> dict[str, float] | None:
+    """The harmonic mean `key` of the pooled rates, with the package's own interval for such a mean from images that are
     taken as independent, as the rates' intervals take them; None where a term was not measured."""
-    parts = [[("all", float(i < hits)) for i in range(n)] for hits, n in (row[key] for key in MEANS[MEAN])]
+    parts = [[("all", float(i < hits)) for i in range(n)] for hits, n in (row[part] for part in MEANS[key])]
     if not all(parts):
         return None
-    found = mean_of(parts, MEAN, name)
+    found = mean_of(parts, key, name)
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
@@ -58,9 +61,9 @@ def rewarded(rows: Sequence[Mapping[str, Any]]) -> str:
     A metric in which it is counts damage as success there.
     """
     base = {row["suite"]: row for row in rows if row["arm"] == "unedited"}
-    lines = [f"| suite | noise | {' | '.join(COLUMNS)} |", "|" + "---|" * (2 + len(COLUMNS))]
+    lines = [f"| suite | noise | {' | '.join(JUDGED)} |", "|" + "---|" * (2 + len(JUDGED))]
     for row in (row for row in rows if row["arm"].startswith("noise of ")):
-        cells = (_above(row[key], base[row["suite"]][key]) for key in COLUMNS)
+        cells = (_above(row[key], base[row["suite"]][key]) for key in JUDGED)
         lines.append(f"| {row['suite']} | {row['arm'].removeprefix('noise ')} | {' | '.join(cells)} |")
     return "\n".join(["Is noise above the unedited model's interval?", "", *lines])
 

@@ -129,7 +129,7 @@ def test_rates_are_pooled_over_a_methods_edits() -> None:
     low, high = wilson(5, 10)
     assert uce["efficacy"] == {"value": 0.5, "low": low, "high": high, "n": 10} and uce["specificity"] is None
     assert (uce["arm"], never["arm"], never["efficacy"]["value"]) == ("uce", "never knew cat", 1.0)
-    assert "| s | uce | 50.0 (23.7–76.3) | – | – | – | – |" in all_suites_table.table([uce], [])
+    assert "| s | uce | 50.0 (23.7–76.3) | – | – | – | – | – |" in all_suites_table.table([uce], [])
 
 
 def test_the_mean_is_of_the_pooled_rates() -> None:
@@ -141,7 +141,7 @@ def test_the_mean_is_of_the_pooled_rates() -> None:
     mean = pooled["erasebench"]
     assert mean["value"] == pytest.approx(3 / (1 / 0.5 + 1 / 0.8 + 1 / 0.75)) and mean["n"] == 60
     assert 0.4 < mean["low"] < mean["value"] < mean["high"] < 0.85
-    assert pooled["fidelity"] is None
+    assert pooled["fidelity"] is None and pooled["net_erasure"] is None
 
 
 def test_noise_above_the_unedited_models_interval_is_said() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import fakes
@@ -15,6 +16,8 @@ from erasekit.evaluation import results, rows
 from erasekit.evaluation.aggregate import aggregate
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.statistics import wilson
+
+HEAD_NOISE = HEAD | {"arms": [*HEAD["arms"], {"arm": "random:e", "kind": "random", "label": "noise", "edit": None}]}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,38 @@ def test_harmonic_means_have_their_terms_and_intervals(found: dict) -> None:
     assert one(found, "h_c", "edit:e")["value"] == pytest.approx(2 / sum(1 / part for part in two))
     three = [*two, one(found, "generality", "edit:e", "synonym")["value"]]
     assert one(found, "h_o", "edit:e")["value"] == pytest.approx(3 / sum(1 / part for part in three))
+
+
+def with_noise(lost: float, bad: float = 0.0) -> list[Row]:
+    """The hand-made rows, and noise of the edit's norm that loses the target in this share of its images."""
+    return [*handmade.data(), *handmade.drawn("random:e", random.Random(7), gone=lost, lost=0.3, bad=bad)]
+
+
+def test_net_of_noise_is_a_naive_count_of_pairs(found: dict) -> None:
+    rows = with_noise(0.4, bad=0.2)
+    twins = {r.shot: r for r in rows if r.arm == "random:e"}
+    net = aggregate(rows, HEAD_NOISE, {})
+    for metric, groups in (("net_efficacy", ["plain"]), ("net_generality", ["synonym", "complex"])):
+        n = hits = 0
+        for r in rows:
+            if r.arm == "edit:e" and r.group in groups and r.judgements[RULE]["status"] == "ok":
+                twin = twins[r.shot]
+                n, hits = n + 1, hits + (not says(r, "cat") and twin.status == "ok" and says(twin, "cat"))
+        assert (one(net, metric, "edit:e")["value"], one(net, metric, "edit:e")["n"]) == (hits / n, n) and 0 < hits < n
+    parts = [one(net, name, "edit:e")["value"] for name in ("net_efficacy", "net_generality", "specificity")]
+    assert one(net, "net_erasure", "edit:e")["value"] == pytest.approx(3 / sum(1 / part for part in parts))
+    told = {m["arm"] for m in net["metrics"] if m["metric"].startswith("net_")}
+    assert told == {"edit:e"}, "the unedited model and noise itself have nothing beyond noise"
+    assert not any(m["metric"].startswith("net_") for m in found["metrics"]), "without a control there is none"
+
+
+def test_noise_that_destroys_leaves_an_edit_nothing_and_is_warned_of() -> None:
+    broken, harmless = (aggregate(with_noise(lost), HEAD_NOISE, {}) for lost in (1.0, 0.05))
+    assert one(broken, "efficacy", "random:e")["value"] == 1 and one(broken, "net_erasure", "edit:e")["value"] == 0
+    assert one(broken, "erasebench", "edit:e")["value"] > 0.5, "what the net mean is for"
+    (said,) = [line for line in broken["warnings"] if "noise of the norm" in line]
+    assert said.startswith("noise of the norm of e loses the target too: in 39 of 39 images, the unedited model in ")
+    assert not any("noise of the norm" in line for line in harmless["warnings"])
 
 
 def test_means_of_perfect_terms_keep_a_width(data: list[Row]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_JOBS = 8  # each holds a model of its own
 OVERRIDES = ("model", "device", "control", "batch", "seed", "lpips", "inception", "real")
 """What the command line sets over a plan's file."""
-HEADLINES = ("efficacy", "generality", "specificity", "fidelity", "erasebench")
+HEADLINES = ("efficacy", "generality", "specificity", "fidelity", "net_erasure")
 
 
 def add(commands: argparse._SubParsersAction) -> None:

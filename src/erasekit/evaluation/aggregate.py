@@ -139,12 +139,13 @@ def _sides(rows: Sequence[Row], head: Mapping[str, Any]) -> Iterator[Side]:
     readings = [Reading.of(judge, rows, head["labels"], suite["kind"]) for judge in suite["judges"]]
     for arm in head["arms"]:
         own = [row for row in rows if row.arm == arm["arm"]]
+        noise = {row.shot: row for row in rows if row.arm == f"random:{arm['arm'].removeprefix('edit:')}"}
         anchors = _anchors(head, arm["arm"])
         anchored = _anchored(rows, base, {target: found["arm"] for target, found in anchors.items()})
         words = {target: found["label"] for target, found in anchors.items() if found["label"]}
         for read in readings:
             named = {target: label for target, word in words.items() if (label := read.name(word)) is not None}
-            yield Side(arm["arm"], own, base, read, named, anchored)
+            yield Side(arm["arm"], own, base, read, named, anchored, noise)
 
 
 def _anchors(head: Mapping[str, Any], arm: str) -> dict[str, dict[str, Any]]:

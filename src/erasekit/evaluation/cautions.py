@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from erasekit.evaluation.rates import Side, group
+from erasekit.evaluation.statistics import wilson
 from erasekit.evaluation.suites.names import listed
 
 RARE = 0.1  # a base rate below this leaves an edit nothing to do
@@ -20,6 +21,8 @@ def cautions(
     for side in sides:
         if side.arm == "base" and side.reading.decides:
             yield from [*_nameless(side), *_rare(side)]
+        if side.noise and side.reading.decides:
+            yield from _damage(side, labels[side.arm])
 
 
 def unjudged(label: str, counts: Mapping[str, int]) -> str:
@@ -36,6 +39,19 @@ def _nameless(side: Side) -> Iterator[str]:
     kept = {word for row in side.rows if not group(row).asks and not read.asks(row) for word in row.wanted}
     if missing := sorted(word for word in asked | kept if read.name(word) is None):
         yield f"{read.judge} has no label for {listed(missing)}: images that ask for these are in none of its rates"
+
+
+def _damage(side: Side, label: str) -> Iterator[str]:
+    """Where noise of the edit's norm loses the target as well: what is not there is no proof of an edit then."""
+    read = side.reading
+    asked = [row for row in side.rows if group(row).asks and read.seeks(row) and row.shot in side.noise]
+    pairs = [(side.base[row.shot], side.noise[row.shot]) for row in asked if row.shot in side.base]
+    pairs = [pair for pair in pairs if all(read.status(row) == "ok" for row in pair)]
+    before, after = (sum(not read.target(pair[i]) for pair in pairs) for i in (0, 1))
+    if pairs and after / len(pairs) > wilson(before, len(pairs))[1]:
+        yield (f"noise of the norm of {label} loses the target too: in {after} of {len(pairs)} images, "
+               f"the unedited model in {before}. Efficacy and generality count such damage as erased, "
+               "net_efficacy and net_generality do not")  # fmt: skip
 
 
 def _rare(side: Side) -> Iterator[str]:

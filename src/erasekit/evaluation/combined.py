@@ -10,7 +10,7 @@ import numpy as np
 
 from erasekit.evaluation import bootstrap
 from erasekit.evaluation.metrics.harmonic import harmonic_mean
-from erasekit.evaluation.rates import Side, group, line
+from erasekit.evaluation.rates import Side, group, line, net
 from erasekit.evaluation.rows import Row
 from erasekit.evaluation.similarity import rng
 from erasekit.evaluation.statistics import Estimate
@@ -19,6 +19,7 @@ Outcome = tuple[str, float]  # a prompt, and whether its image is a hit (or with
 JEFFREYS = "Jeffreys for a term of one prompt or without a spread"
 MEANS: dict[str, tuple[str, ...]] = {
     "erasebench": ("efficacy", "generality", "specificity"),
+    "net_erasure": ("net_efficacy", "net_generality", "specificity"),
     "h_o": ("efficacy", "wanted", "synonym"),
     "h_c": ("efficacy", "wanted"),
 }
@@ -35,15 +36,19 @@ def means(side: Side) -> list[dict[str, Any]]:
 
 
 def terms(side: Side) -> dict[str, list[Outcome]]:
-    """The valid images behind each term of the means: efficacy, generality, synonym, wanted, specificity."""
+    """The valid images behind each term of the means: efficacy, generality, each also net of noise, synonym, wanted,
+    specificity."""
     read = side.reading
     good = [row for row in side.rows if read.status(row) == "ok"]
     kept = [row for row in good if group(row).side == "specificity" and read.asks(row)]
     shown = [row for row in kept if shown_before(side, row)]
     gone = [(row, (row.prompt, not read.target(row))) for row in good if group(row).asks and read.seeks(row)]
+    beyond = [(row, (row.prompt, net(side, row))) for row, _ in gone if row.shot in side.noise]
     return {
         "efficacy": [out for row, out in gone if group(row).side == "efficacy"],
         "generality": [out for row, out in gone if group(row).side == "generality"],
+        "net_efficacy": [out for row, out in beyond if group(row).side == "efficacy"],
+        "net_generality": [out for row, out in beyond if group(row).side == "generality"],
         "synonym": [out for row, out in gone if row.group == "synonym"],
         "wanted": [(row.prompt, read.wanted(row)) for row in kept],
         "specificity": [(row.prompt, read.wanted(row)) for row in shown],

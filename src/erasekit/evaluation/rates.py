@@ -21,7 +21,7 @@ MANY = 10  # more targets than these get no table of group by target
 @dataclass(frozen=True)
 class Side:
     """An arm's rows beside the unedited model's of the same prompts and seeds (`base` by shot); `anchored` are the latter's
-    of the prompts that ask for the arm's own anchors."""
+    of the prompts that ask for the arm's own anchors, `noise` those of an edit's random control."""
 
     arm: str
     rows: Sequence[Row]
@@ -29,6 +29,7 @@ class Side:
     reading: Reading
     anchors: Mapping[str, str] = field(default_factory=dict)  # target -> the anchor's label
     anchored: Sequence[Row] = ()
+    noise: Mapping[tuple[str, int], Row] = field(default_factory=dict)
 
     def of(self, side: str) -> list[Row]:
         """The rows of the groups on one side ("efficacy", "generality", "specificity")."""
@@ -79,6 +80,8 @@ def _tables(side: Side) -> list[tuple[str, list[Row], Callable[[list[Row]], Outc
     gone = {"efficacy": efficacy, "generality": generality}
     return [
         *((name, [row for row in asked if group(row).side == name], _gone(read, share)) for name, share in gone.items()),
+        *((f"net_{name}", [row for row in asked if group(row).side == name and row.shot in side.noise],
+           _rate(read, lambda row: net(side, row))) for name in gone),
         ("target_rate", asked, _rate(read, read.target)),
         ("anchor_rate", anchored, _rate(read, lambda row: read.label(row, side.anchors[row.target]))),
         ("specificity", kept, lambda part: _relative(side, part, read.wanted)),
@@ -88,6 +91,13 @@ def _tables(side: Side) -> list[tuple[str, list[Row], Callable[[list[Row]], Outc
         ("background_rate", backed, _rate(read, lambda row: read.look(row, "background"))),
         ("valid_rate", list(side.rows), lambda part: _valid(read, part)),
     ]  # fmt: skip
+
+
+def net(side: Side, row: Row) -> bool:
+    """Whether the image shows the target no more and its twin under noise of the edit's norm does: a twin that could not be
+    judged has nothing to show, and what the edit did there is not told from damage."""
+    read, twin = side.reading, side.noise[row.shot]
+    return not read.target(row) and read.status(twin) == "ok" and read.target(twin)
 
 
 def _gone(read: Reading, share: Callable[..., Outcomes]) -> Callable[[list[Row]], Outcomes]:

@@ -35,6 +35,13 @@ METRICS: dict[str, Metric] = {
     "generality": Metric("generality",
         "the same for synonyms, complex sentences and descriptions without the name",
         "share", "up", _OWN),
+    "net_efficacy": Metric("net_efficacy",
+        "images of plain prompts that show the target no more, where noise of the edit's norm (same prompt, same seed) "
+        "still does",
+        "share", "up", _OWN),
+    "net_generality": Metric("net_generality",
+        "the same for synonyms, complex sentences and descriptions without the name",
+        "share", "up", _OWN),
     "specificity": Metric("specificity",
         "images of other concepts that still show what is asked, among those where the unedited model's image "
         "(same prompt, same seed) does",
@@ -90,6 +97,9 @@ METRICS: dict[str, Metric] = {
     "erasebench": Metric("erasebench",
         "harmonic mean of efficacy, generality and sensitivity; 0 if one is 0",
         "fraction", "up", "EraseBench, arXiv 2501.09833"),
+    "net_erasure": Metric("net_erasure",
+        "harmonic mean of net_efficacy, net_generality and specificity; 0 if one is 0",
+        "fraction", "up", _OWN),
     "ua": Metric("ua",
         "images asked with the erased concept that are classified as another one",
         "share", "up", _CANVAS),

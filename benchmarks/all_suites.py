@@ -24,7 +24,7 @@ from all_suites_table import pooled, rewarded, table
 from many_page import rewrite
 
 from erasekit import models
-from erasekit.cli import evaluate
+from erasekit.cli import evaluate, terminal
 from erasekit.errors import EraseKitError, UsageError
 from erasekit.evaluation import arms, controls, executors, results, runner
 from erasekit.evaluation.plan import CONTROLS, Entry, Plan, read
@@ -161,7 +161,7 @@ def run(part: Part, args: argparse.Namespace) -> tuple[dict[str, Any] | None, li
         return None, refused
     path = write_plan(replace(plan, edits=tuple(kept)), out / "plan.yaml")
     jobs = evaluate.jobs_of(args, "cpu")
-    executor = executors.Local() if jobs == 1 else executors.Processes(jobs)
+    executor = executors.Local() if jobs == 1 else executors.Processes(jobs, terminal.quiet)
     command = f"erasekit evaluate --plan {path.name} --out {out.name}"
     with evaluate.progress() as progress:
         (found,) = runner.evaluate(read(path), out, executor=executor, command=command, progress=progress)

@@ -16,7 +16,7 @@ import fakes
 import pytest
 
 from erasekit import io, models
-from erasekit.cli import evaluate, main
+from erasekit.cli import evaluate, main, terminal
 from erasekit.errors import EraseKitError, UsageError
 from erasekit.evaluation import aggregate, arms, drawing, judges, results, suites
 from erasekit.files import file_sha256
@@ -208,6 +208,6 @@ def test_who_draws(parse) -> None:
     from erasekit.evaluation.executors import Local, Processes, Ray
 
     assert isinstance(evaluate.executor_of(parse("--out", "x"), 1), Local)
-    assert evaluate.executor_of(parse("--out", "x"), 3) == Processes(3)
+    assert evaluate.executor_of(parse("--out", "x"), 3) == Processes(3, terminal.quiet)
     assert evaluate.executor_of(parse("--out", "x", "--ray", "local"), 2) == Ray("local", 2)
     assert evaluate.jobs_of(parse("--out", "x"), "cuda") == 1 <= evaluate.jobs_of(parse("--out", "x"), "cpu")

@@ -157,10 +157,13 @@ def test_the_threads_of_torch_are_put_back(tasks: list[Task], monkeypatch) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_bytes_and_leave_none_behind(tasks: list[Task]) -> None:
+def test_two_processes_give_the_same_bytes_and_leave_none_behind(tasks: list[Task], capfd) -> None:
     import multiprocessing
 
-    alone, together = list(executors.Local().run(tasks)), list(executors.Processes(2).run(tasks))
+    from erasekit.cli import terminal
+
+    alone, together = list(executors.Local().run(tasks)), list(executors.Processes(2, terminal.quiet).run(tasks))
+    assert capfd.readouterr().err == "", "no bars of the libraries, no complaint of Python's about what is left"
     assert contents(alone) == contents(together) and len(alone) == len(tasks)
     assert multiprocessing.active_children() == []
     broken = Task("x", tasks[0].shard, Brush("no/such/model/at/all"), tasks[0].sampling, ())

@@ -120,11 +120,12 @@ def jobs_of(arguments: argparse.Namespace, device: str) -> int:
 
 def executor_of(arguments: argparse.Namespace, jobs: int) -> Executor:
     """Ray if it was asked for, else this process or several."""
+    from erasekit.cli import terminal
     from erasekit.evaluation import executors
 
     if arguments.ray is not None:
         return executors.Ray(arguments.ray, jobs)
-    return executors.Local() if jobs == 1 else executors.Processes(jobs)
+    return executors.Local() if jobs == 1 else executors.Processes(jobs, terminal.quiet)
 
 
 def command_of(arguments: argparse.Namespace) -> str:

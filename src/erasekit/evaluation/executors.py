@@ -46,9 +46,11 @@ class Local:
 
 @dataclass(frozen=True)
 class Processes:
-    """In `jobs` processes of this machine, each with a model of its own (and, on "cuda", a GPU of its own)."""
+    """In `jobs` processes of this machine, each with a model of its own (and, on "cuda", a GPU of its own). `begin` is called
+    in each process before its first task: a function of a module, such as one that silences the libraries there."""
 
     jobs: int
+    begin: Callable[[], None] | None = None
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
         """Each task done; `EraseKitError` where a process dies (memory), and no process is left behind."""
@@ -59,14 +61,16 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         before = set(multiprocessing.active_children())
         counter = context.Value("i", 0)
-        pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_start, initargs=(counter,))
+        pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_start, initargs=(counter, self.begin))
+        whole = False
         try:
             yield from _few_at_once(lambda task: pool.submit(_work, task), tasks, AHEAD * self.jobs)
+            whole = True
         except BrokenProcessPool as error:
             raise EraseKitError("a worker process died (out of memory?): run the same command again with fewer --jobs, "
                                 "what is finished is kept") from error  # fmt: skip
         finally:
-            for child in set(multiprocessing.active_children()) - before:
+            for child in set() if whole else set(multiprocessing.active_children()) - before:
                 child.terminate()  # after an error or Ctrl-C nobody waits for the shards in flight
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -171,11 +175,13 @@ def _fetched(ray: Any, ready: Any) -> Done:
 _own: list[tuple[Worker, int]] = []  # the process's worker and its number, set once by `_start`
 
 
-def _start(counter: Any) -> None:
+def _start(counter: Any, begin: Callable[[], None] | None) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if begin is not None:
+        begin()
     with counter.get_lock():
         _own.append((Worker(), counter.value))
         counter.value += 1

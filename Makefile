@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
 PIP := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 
-.PHONY: demo test lint bench slow setup clean
+.PHONY: demo test lint bench slow previous setup clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO_READY)
@@ -34,6 +34,13 @@ bench: $(READY)
 slow: $(READY)
 	$(PIP) -e '.[ray]'
 	$(BIN)/python -m pytest -m slow
+
+# The minor versions before those of constraints.txt, over everything that touches a model.
+PREVIOUS := diffusers==0.41.0 transformers==5.22.2
+previous: $(READY)
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target build/previous $(PREVIOUS)
+	PYTHONPATH=build/previous $(BIN)/python -m pytest -n auto --dist worksteal tests/backbones tests/methods tests/adapters tests/guidances \
+		tests/test_export.py tests/test_export_keys.py tests/test_api.py tests/test_io.py tests/test_edit.py
 
 setup: $(READY)
 

@@ -5,9 +5,9 @@
     python benchmarks/all_suites.py --suites emoji/object --limit-targets 1 --methods erasepro uce
     python benchmarks/all_suites.py --never cat=FOLDER bomb=FOLDER    # models of one's own; without: the shipped emoji-never
 
-For each suite an edit by each method: one for all targets in the suites of many, else one for each of the first
-targets (cat, bomb, clown and ink style before all others: these are what `--never` models are trained without). The plan is
-written to OUT/SUITE/plan.yaml and run by the package's own runner, so `erasekit evaluate --plan` runs it too, and a
+For each suite an edit by each method: one for all targets in the suites of many (there by `--many` too), else one for each
+of the first targets (cat, bomb, clown and ink style before all others: these are what `--never` models are trained
+without). The plan is written to OUT/SUITE/plan.yaml and run by the package's own runner, so `erasekit evaluate --plan` runs it too, and a
 run that was stopped goes on. Rates of one method are pooled over its targets, with 95 % Wilson intervals.
 """
 
@@ -53,6 +53,8 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suites", nargs="+", default=list(SUITES))
     parser.add_argument("--methods", nargs="+", default=["erasepro", "uce"], metavar="METHOD[:PRESET]")
+    parser.add_argument("--many", nargs="*", default=["erasepro:many"], metavar="METHOD[:PRESET]",
+                        help="also these in the suites that erase all of their targets at once")  # fmt: skip
     parser.add_argument(
         "--limit-targets", type=int, default=2, metavar="N", help="edits a method, one target each (default 2)"
     )
@@ -79,7 +81,7 @@ def part(name: str, args: argparse.Namespace) -> Part:
     chosen = targets(suite, args.limit_targets)
     entries, labels = [], {}
     for group in chosen:
-        for method in args.methods:
+        for method in (*args.methods, *(args.many if suite.whole else ())):
             entry = Entry(
                 f"{slug(method)}-{slug(group[0])}" + (f"-and-{len(group) - 1}-more" if len(group) > 1 else ""),
                 method=method, targets=group, anchor=tuple(str(suite.anchor(target)) for target in group),

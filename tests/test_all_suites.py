@@ -28,7 +28,7 @@ def part(name: str, *words: str) -> all_suites.Part:
 def test_every_suite_gets_its_edits() -> None:
     made = {name: part(name, "--methods", "uce", "erasepro:x") for name in all_suites.SUITES}
     count = {name: [len(entry.targets) for entry in one.entries] for name, one in made.items()}
-    assert count["emoji/multi-10"] == [10, 10] and count["emoji/multi-100"] == [100, 100]
+    assert count["emoji/multi-10"] == [10] * 3 and count["emoji/multi-100"] == [100] * 3
     assert all(count[f"emoji/{name}"] == [1] * 4 for name in ("object", "style", "person", "unsafe"))
     first = {name: one.entries[0].targets[0] for name, one in made.items()}
     assert (first["emoji/object"], first["emoji/style"], first["emoji/unsafe"]) == ("cat", "ink style", "bomb")
@@ -37,6 +37,7 @@ def test_every_suite_gets_its_edits() -> None:
         for entry in one.entries:
             assert entry.anchor == tuple(one.suite.anchor(target) for target in entry.targets) and entry.retain == ()
     assert set(made["emoji/object"].labels.values()) == {"uce", "erasepro:x"}
+    assert set(made["emoji/multi-10"].labels.values()) == {"uce", "erasepro:x", "erasepro:many"}
 
 
 def test_retain_others_is_everything_but_the_targets() -> None:

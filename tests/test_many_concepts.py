@@ -217,6 +217,11 @@ def _not_finite_pictures() -> None:
     Concept.pictures(made)  # pyright: ignore[reportArgumentType]
 
 
+def _too_large_check() -> None:
+    numbers = {"residual": 1e-9, "residual_cast": math.nan, "relative_update": math.inf}
+    _check.require_finite({"sites": [{"site": "unet/there", "drift": None, **numbers}]})
+
+
 def _not_finite_check() -> None:
     numbers = dict.fromkeys(("residual", "residual_cast", "relative_update"), math.nan)
     _check.require_finite({"sites": [{"site": "unet/here", "drift": None, **numbers}]})
@@ -225,6 +230,7 @@ def _not_finite_check() -> None:
 @pytest.mark.parametrize(("diverge", "says"), [
     (lambda: loop._require_finite(math.nan, 0.0, 0, TrainingConfig(), None), "the loss is not a number at step 1"),
     (_not_finite_pictures, "the pictures of 'cat' are not finite"), (_not_finite_check, "unet/here gives numbers"),
+    (_too_large_check, "unet/there would need a change too large for the weights' dtype"),
 ])  # fmt: skip
 def test_a_method_that_diverges_is_refused_and_the_others_go_on(diverge, says, monkeypatch) -> None:
     real = erasekit.erase

@@ -97,10 +97,16 @@ def largest_drift(records: Sequence[dict[str, Any]]) -> float | None:
 
 
 def require_finite(check: dict[str, Any]) -> None:
-    """Raises `DivergenceError` where a measured number is not finite."""
+    """Raises `DivergenceError` where a measured number is not finite, and `InfeasibleError` where it was until the change was
+    cast to the weights' dtype: what nearly contradicts itself asks for a change that float16 cannot hold."""
     for record in check["sites"]:
         numbers = (record["residual"], record["residual_cast"], record["relative_update"], record["drift"] or 0.0)
         if not all(map(math.isfinite, numbers)):
+            if math.isfinite(record["residual"]):
+                raise InfeasibleError(
+                    f"{record['site']} would need a change too large for the weights' dtype: the prompts are too many or too "
+                    "alike to be met exactly; erase fewer targets at once, or give a ridge where the method has one"
+                )
             raise DivergenceError(
                 f"{record['site']} gives numbers that are not finite: check the model's weights; "
                 "where these are sound, erase fewer targets at once"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import erasekit
 from erasekit import methods
 from erasekit.concept import EraseRequest
 from erasekit.evaluation import plan
@@ -35,8 +36,8 @@ def test_can_be_run(path: Path) -> None:
     for_run = read(path)
     assert for_run.edits
     for entry in for_run.edits:
-        method = methods.get(entry.method)
-        methods.make_config(method, entry.parameters)
+        method, preset = methods.resolve(entry.method)
+        methods.make_config(method, dict(preset.values) | dict(entry.parameters))
         EraseRequest.build(entry.targets, anchor=entry.anchor, default_anchor=method.default_anchor)
         for name in for_run.suites:
             if needs_file(name):
@@ -52,6 +53,15 @@ def test_published_figures_have_a_source(path: Path) -> None:
     for figure in published["figures"]:
         assert base_name(figure["metric"]) in {*METRICS, "seconds"} and figure["method"]
         assert isinstance(figure["value"], (int, float))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem.endswith("emoji")], ids=lambda path: path.stem)
+def test_no_edit_of_the_emoji_world_is_refused(path: Path) -> None:
+    for entry in read(path).edits:
+        edit = erasekit.erase("emoji", entry.targets, anchor=entry.anchor, method=entry.method, retain=entry.retain,
+                              **entry.parameters)  # fmt: skip
+        assert edit.self_check["relative_update"] > 0
 
 
 @pytest.mark.parametrize("count", [10, 100])

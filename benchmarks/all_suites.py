@@ -5,10 +5,11 @@
     python benchmarks/all_suites.py --suites emoji/object --limit-targets 1 --methods erasepro uce
     python benchmarks/all_suites.py --never cat=FOLDER bomb=FOLDER    # models of one's own; without: the shipped emoji-never
 
-For each suite an edit by each method: one for all targets in the suites of many (there by `--many` too), else one for each
-of the first targets (cat, bomb, clown and ink style before all others: these are what `--never` models are trained
-without). The plan is written to OUT/SUITE/plan.yaml and run by the package's own runner, so `erasekit evaluate --plan` runs it too, and a
-run that was stopped goes on. Rates of one method are pooled over its targets, with 95 % Wilson intervals.
+For each suite an edit by each method: one for all targets in the suites of many (there by `--many` too), else one for
+each of the first targets (cat, bomb, clown and ink style before all others: these are what `--never` models are trained
+without). The plan is written to OUT/SUITE/plan.yaml and run by the package's own runner, so `erasekit evaluate --plan`
+runs it too, and a run that was stopped goes on. Rates of one method are pooled over its targets, with 95 % Wilson
+intervals.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--edit", nargs="+", default=[], metavar="NAME=FILE", help="edits that come as files")
     parser.add_argument("--scale", type=float, nargs="+", default=list(SCALES),
                         help="strengths to choose the weak control's from; 0 leaves it out")  # fmt: skip
-    parser.add_argument("--never", nargs="+", default=[], metavar="TARGET=FOLDER")
+    parser.add_argument("--never", nargs="*", metavar="TARGET=FOLDER",
+                        help="default: the shipped emoji-never for targets of emoji that it never saw")  # fmt: skip
     parser.add_argument("--targets", nargs="+", default=["cat"])
     parser.add_argument("--ladder", choices=tuple(LADDERS), default="standard")
     parser.add_argument("--only", nargs="+", default=[], metavar="RUNG", help="these rungs and no others")
@@ -118,7 +119,10 @@ def columns(args: argparse.Namespace, target: str) -> list[str]:
 
 
 def never_folder(args: argparse.Namespace, target: str) -> Path | None:
-    """The model that never knew the target, where one is named; `UsageError` where it did."""
+    """The model that never knew the target, where one is named, or shipped; `UsageError` where it did."""
+    if args.never is None:
+        shipped = models.resolve("emoji-never")
+        return shipped if args.model == "emoji" and controls.bare(target) in controls.withheld(shipped) else None
     if (name := dict(named(args.never, "--never TARGET=FOLDER")).get(target)) is None:
         return None
     controls.without(folder := models.resolve(name), target, option=f"--never {target}={name}")

@@ -188,7 +188,15 @@ def test_what_could_not_be_run_is_said_once_for_each_column() -> None:
 
 def test_the_estimate_runs_nothing(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(attack_table, "sampling", lambda args: Sampling(20, 4.0))
-    attack_table.main(["--estimate"])
+    attack_table.main(["--estimate", "--never"])
     said = capsys.readouterr().out
     assert "p4d: 9300 passes, 2100 with gradients" in said and "as long as 104020 passes, at most about 16 min" in said
     assert "4 of them: 1.1 h" in said and len(standard.STANDARD.rungs) + 1 == len(said.splitlines())
+
+
+def test_the_shipped_model_stands_where_it_never_saw_the_target() -> None:
+    folder = attack_table.models.resolve("emoji-never")
+    for target, wanted in {"bomb": folder, "ink style": folder, "dog": None}.items():
+        assert attack_table.never_folder(attack_table.options([]), target) == wanted
+    assert attack_table.never_folder(attack_table.options(["--never"]), "bomb") is None
+    assert attack_table.never_folder(attack_table.options(["--model", "elsewhere"]), "bomb") is None

@@ -64,7 +64,7 @@ pre{background:var(--soft);border-radius:10px;padding:12px 14px;margin:0 0 16px;
 .claim b{font-weight:680}
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:18px 48px}
 .columns .note{margin:6px 0 0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(110px,1fr));gap:14px 20px;align-content:start}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(94px,1fr));gap:14px;align-content:start}
 .tiles div{min-width:0}.tiles dt{font-size:13px;color:var(--muted)}.tiles dd{margin:0;font-size:20px;font-weight:620}
 .tiles dd small{display:block;font-weight:400}dl{margin:0}
 .warnings{border-left:4px solid var(--failed);background:var(--soft);border-radius:0 10px 10px 0;padding:14px 20px;

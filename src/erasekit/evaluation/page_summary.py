@@ -6,7 +6,7 @@ from erasekit.evaluation.page_parts import ARROWS, estimate, interval, listed, n
 from erasekit.evaluation.page_view import Entry, View
 from erasekit.evaluation.plots import Bar, Interval, Point, bars, key, scatter
 
-TILES = ("generality", "specificity", "fidelity")
+TILES = ("net_erasure", "generality", "specificity", "fidelity")
 MOST_TARGETS = 3  # with more, one card speaks of all together
 FEW = 0.5  # a group that the unedited model draws less often than this tests little
 
@@ -103,7 +103,8 @@ def _tiles(view: View, arm: str) -> str:
     for name in TILES:
         entry = view.entry(name, arm)
         if entry is not None and entry["value"] is not None:
-            tiles.append(f"<div><dt>{name}</dt><dd>{number(entry['value'], entry['unit'])}"
+            words = name.replace("_", " ")
+            tiles.append(f"<div><dt>{words}</dt><dd>{number(entry['value'], entry['unit'])}"
                          f"<small>{text(interval(entry, entry['unit']))}</small>"
                          f"<small>{ARROWS.get(entry['direction'], '')}</small></dd></div>")  # fmt: skip
     return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""

@@ -162,7 +162,9 @@ def test_two_processes_give_the_same_bytes_and_leave_none_behind(tasks: list[Tas
 
     from erasekit.cli import terminal
 
-    alone, together = list(executors.Local().run(tasks)), list(executors.Processes(2, terminal.quiet).run(tasks))
+    alone = list(executors.Local().run(tasks))
+    capfd.readouterr()
+    together = list(executors.Processes(2, terminal.quiet).run(tasks))
     assert capfd.readouterr().err == "", "no bars of the libraries, no complaint of Python's about what is left"
     assert contents(alone) == contents(together) and len(alone) == len(tasks)
     assert multiprocessing.active_children() == []

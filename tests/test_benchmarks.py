@@ -248,9 +248,9 @@ def test_a_command_is_measured_as_typed(folder: Path, tmp_path: Path, monkeypatc
     )
 
 
-@pytest.mark.slow
 def test_a_command_that_failed_once_failed(monkeypatch) -> None:
     import closed_form
+    import measuring
 
     runs = [{"seconds": 2.0}, {"failed": "exit code 1"}, {"seconds": 1.0}, {"failed": "late"}]
     for left, wanted in ((runs, runs[1]), (runs[::2], runs[2])):
@@ -259,6 +259,7 @@ def test_a_command_that_failed_once_failed(monkeypatch) -> None:
         assert closed_form.as_typed(Path(), measuring.Work("uce", ("cat",)), len(left)) == wanted
 
 
+@pytest.mark.slow
 def test_the_command_as_typed_runs(folder: Path) -> None:
     import typed
     from measuring import Work

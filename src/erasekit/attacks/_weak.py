@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ADAPTERS = ("spm", "receler")
 """Adapters whose output the scale multiplies."""
-SCALES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
+SCALES = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
 """In fine steps: between the strength that hides hardly any case and the one that hides nearly all lie a few hundredths."""
 LEFT = 5
 

@@ -79,6 +79,8 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=float, nargs="+", default=list(values))
     parser.add_argument("--variant", default="shrink", choices=("shrink", "replace"))
     parser.add_argument("--gate", default="calibrated", choices=("calibrated", "off"))
+    parser.add_argument("--margin", type=float, default=0.5,
+                        help="of the gate: on the emoji model it stays shut at the method's own 3")  # fmt: skip
     parser.add_argument("--full", action="store_true", help="every t* with every tau and rho")
     parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -218,7 +220,7 @@ def main() -> None:
         print(estimate(victim, passes(args, how.steps), len(settings(args))))
         return
     fitted = erasekit.erase(pipe, args.target, method="irece", retain=args.controls, at=sorted(set(args.at)),
-                            variant=args.variant, gate=args.gate, guidance=how.guidance,
+                            variant=args.variant, gate=args.gate, margin=args.margin, guidance=how.guidance,
                             sampling_steps=how.steps)  # fmt: skip
     rows = sweep(victim, fitted.ops[0], args)
     print(table(rows))

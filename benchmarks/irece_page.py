@@ -59,6 +59,7 @@ def rewrite_page(found: Mapping[str, Any], page: Path) -> None:
     s = found["settings"]
     below = s["method"] if s["edit"] == "None" else Path(s["edit"]).name
     said = f"{s['model']}, {s['target']}, {s['images']} pictures of each kind; the edit below IRECE: {below}."
+    said += f" The gate's margin is {s['margin']}." if s.get("margin") is not None else ""
     rewrite(page, {BLOCK: f"{said}\n\n{table(list(found['rows'].items()))}"})
 
 

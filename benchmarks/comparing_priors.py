@@ -63,8 +63,8 @@ class Asked:
 def compare_mace(work: Work, folder: Path, out: Path, full: bool) -> Found:
     """MACE's refinement: every target in every sentence, captions and the retained in every sentence kept."""
     values = settings(work)
-    kept = captions(values.preserve_scale * values.prior_count)
-    kept += [(values.preserve_scale * values.preserve_weight, fill(sentence, concept))
+    kept = captions(values.preserve_scale**2 * values.prior_count)
+    kept += [(values.preserve_scale**2 * values.preserve_weight / len(values.sentences), fill(sentence, concept))
              for concept in work.retain for sentence in values.sentences]  # fmt: skip
     formula = partial(mace, lamb=values.lamb, eps=values.eps)
     return summed(work, folder, out, full, kept, words_around, formula)

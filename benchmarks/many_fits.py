@@ -28,14 +28,16 @@ PRESETS = {  # those that are meant for many concepts
     "erasepro": r"balanced|many.*|weighted",
     "speed": r"people.*",
     "mace-refine": r"people-\d+",
+    "mace": r"people-\d+",
 }
 SETTINGS = {
-    "mace-refine": "retain_templates=3",  # of 30, weighted as if in all: its fit takes a multiple of the time else
+    "mace-refine": "retain_templates=3",  # of the templates: its fit takes a multiple of the time else
     "mace": "retain_templates=3",
     "erasepro:weighted": "captions=emoji",  # of the kind that the model is asked for
 }
 SOFT, SOFT_FROM = "erasepro:retain_mode=soft", 50
 """The paper's form where what is retained may contradict the targets: "fire" is kept while "fire engine" goes."""
+BY_NUMBER = ("mace-refine", "mace")  # only in the preset of that many targets: the authors have a weight for each number
 TRAINED = ("mace",)  # of the methods that train the one that is made for many concepts
 APART = ("irece",)  # no method to erase many concepts by: it acts while sampling, a pass for each of them
 NONE, RANDOM = "no edit", "noise of "
@@ -68,7 +70,7 @@ def specs(count: int) -> list[str]:
         if name in APART or (methods.trains(methods.get(name)) and name not in TRAINED):
             continue
         known = [preset for preset in methods.get(name).presets if re.fullmatch(PRESETS.get(name, ""), preset)]
-        found += [_set(name, name)]
+        found += [] if name in BY_NUMBER else [_set(name, name)]
         found += [SOFT] if name == "erasepro" and count >= SOFT_FROM else []
         found += [_set(f"{name}:{preset}", name) for preset in known if _number(preset) in (None, count)]
     return found

@@ -28,13 +28,12 @@ class Rule:
     own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def parameters(self, method: str, kind: str = "object") -> dict[str, Any]:
-        """What a method (or method:preset) is fitted with for such targets; methods that do not train have their
-        defaults."""
-        scaled: dict[str, Any] = {}
+        """What a method (or method:preset) is fitted with for such targets: only methods that train are scaled."""
+        scaled: dict[str, Any] = dict(wording(method, kind))
         if trains(method):
             config = defaults(method)
             rate = float(f"{config.rate * self.rate:.4g}")
-            scaled = {"steps": max(1, round(config.steps * self.steps)), "rate": rate, **wording(method, kind)}
+            scaled = {"steps": max(1, round(config.steps * self.steps)), "rate": rate, **scaled}
         return scaled | dict(self.own.get(method.partition(":")[0], {}))
 
 
@@ -46,10 +45,9 @@ def wording(method: str, kind: str) -> dict[str, str]:
     if base == "ac" and defaults(method).kind in ("object", "style"):
         # Augmentation would put "far away" or "zoomed in" before a caption.
         return {"prompts": sentences, "augment": "false"} | ({"kind": "object"} if style else {})
-    if base == "mace":
-        captions = str(emoji_sentences.FOLDER / "captions.txt")
-        picture = "a picture in {}" if style else "a photo of {a}"
-        return {"template_file": sentences, "prior_file": captions, "picture": picture}
+    if base in ("mace", "mace-refine"):
+        words = {"template_file": sentences, "prior_file": str(emoji_sentences.FOLDER / "captions.txt")}
+        return words | ({"picture": "a picture in {}" if style else "a photo of {a}"} if base == "mace" else {})
     return {}
 
 

@@ -73,4 +73,5 @@ def test_an_article_fits_its_noun_and_no_form_is_held_out() -> None:
 
 def test_kinds_with_captions_of_their_own_keep_them() -> None:
     assert set(Rule().parameters("ac:memorised")) == set(Rule().parameters("ac:nudity")) == {"steps", "rate"}
-    assert set(Rule().parameters("spm", "style")) == {"steps", "rate"} and Rule().parameters("mace-refine") == {}
+    assert set(Rule().parameters("spm", "style")) == {"steps", "rate"} and Rule().parameters("uce") == {}
+    assert set(Rule().parameters("mace-refine")) == {"template_file", "prior_file"}, "as the whole system reads them"

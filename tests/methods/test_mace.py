@@ -70,7 +70,7 @@ def test_defaults_and_presets_are_the_papers() -> None:
     assert set(MACE.presets) == set(MACERefine.presets)
     for name, preset in MACERefine.presets.items():
         mine, its = make_config(MACE, dict(MACE.presets[name].values)), make_config(MACERefine, dict(preset.values))
-        shared = ("templates", "preserve_scale", "preserve_weight", "lamb", "variant", "eps")
+        shared = ("templates", "preserve_scale", "preserve_weight", "lamb", "refine_scale", "eps")
         assert all(getattr(mine, key) == getattr(its, key) for key in shared)
         assert MACE.presets[name].anchor == preset.anchor
         assert mine.rate == (1e-5 if name in ("object", "explicit") else 1e-4)
@@ -215,18 +215,18 @@ def deltas(pipe, fusion: Fusion, config: MACEConfig, weights: dict) -> dict[str,
 
 
 @pytest.mark.parametrize(
-    ("family", "variant", "right"), [("sd1", "paper", 1.0), ("sd2", "released", 1.0), ("sd1", "paper", 0.0)]
+    ("family", "l1", "right"), [("sd1", None, 1.0), ("sd2", 1e-2, 1.0), ("sd1", 1e-3, 0.0)]
 )
-def test_fusion_is_the_papers_solution_row_by_row(family: str, variant: str, right: float, request) -> None:
+def test_fusion_is_the_papers_solution_row_by_row(family: str, l1: float | None, right: float, request) -> None:
     """Without a refinement (right = 0) the ops are factors of rank 2, else whole matrices."""
     pipe = request.getfixturevalue(family)
     scale = 1e-2
-    fusion, config, parts, weights = gathered(pipe, ["cat", "fox"], right=right, variant=variant, preserve_scale=scale,
+    fusion, config, parts, weights = gathered(pipe, ["cat", "fox"], right=right, refine_scale=l1, preserve_scale=scale,
                                               prior_count=500.0, lamb=0.3, eps=1e-4)  # fmt: skip
     found = deltas(pipe, fusion, config, weights)
     kinds = {type(op) for op in fusion.solved(backbone(pipe), config, lambda *_: None)[0]}
     assert kinds == ({LowRank} if right == 0 else {Dense})
-    captions = fusion.found.kept.matrix / (scale if variant == "released" else 1.0)  # l2 enters once
+    captions = fusion.found.kept.matrix * scale / (l1 or scale**2)  # l2 is the scale itself
     prior = captions + 1e-4 * captions.diagonal().mean() * torch.eye(32, dtype=torch.float64)
     for module, weight in weights.items():
         start = weight + weight @ fusion.found.right
@@ -330,9 +330,10 @@ def test_what_is_retained_is_held_by_the_prior(sd1) -> None:
     free = fit(sd1, retain=("fox",), preserve_weight=0.0).self_check
     assert held["retained_drift"] < 1e-2 * free["retained_drift"]
     assert any("not protected" in line for line in free["warnings"])
-    assert held["prior"]["retained_weight"] == held["fusion"]["retained_weight"] > 0
-    released = fit(sd1, retain=("fox",), variant="released").self_check
-    assert released["prior"]["caption_weight"] == pytest.approx(1e-4 * released["fusion"]["caption_weight"])
+    first, third = (held[stage]["retained_weight"] for stage in ("prior", "fusion"))
+    assert first == pytest.approx(1e-4 * third) and first > 0
+    own = fit(sd1, retain=("fox",), refine_scale=1e-4).self_check
+    assert [own[stage]["caption_weight"] for stage in ("prior", "fusion")] == pytest.approx([60, 60])
 
 
 def test_many_concepts_are_one_pass_each_and_one_edit(sd1) -> None:

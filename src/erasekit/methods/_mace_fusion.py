@@ -82,15 +82,15 @@ class Fusion:
         return ops, records, weights
 
     def _metric(self, config: MACEConfig) -> tuple[Tensor, Prior, dict[str, float]]:
-        """l2 P with its floor for directions that no caption visits, the factor of M, and the weights in force. The
-        prior's scale enters here once, whatever the first stage did."""
+        """l2 P with its floor for directions that no caption visits, the factor of M, and the weights in force. l2 is
+        `preserve_scale` itself, whatever weight the first stage gave the same prior."""
         kept = self.found.kept
-        again = config.preserve_scale if config.variant == "released" and config.preserve_scale else 1.0
-        prior = kept.matrix / again
+        again = config.preserve_scale / config.l1 if config.l1 else 1.0
+        prior = kept.matrix * again
         ridge = config.eps * float(prior.diagonal().mean())
         prior = prior + ridge * torch.eye(len(prior), dtype=prior.dtype)
         lamb = max(config.lamb, FLOOR * float((self.second + prior).diagonal().mean()))
-        weights = {"caption_weight": config.weights.captions / again, "retained_weight": config.weights.retained / again,
+        weights = {"caption_weight": config.weights.captions * again, "retained_weight": config.weights.retained * again,
                    "ridge": ridge, "lamb": lamb}  # fmt: skip
         return prior, fusion_metric([self.second], prior, lamb=lamb), weights
 

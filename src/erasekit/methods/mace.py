@@ -26,7 +26,7 @@ these factors where they are smaller than W.
 Pictures: 8 a concept, drawn by the original model with guidance 7.5 in 30 DDIM steps, or the user's. Masks: the paper's
 segmenter is not here; in its place stand the model's own cross-attention maps (`training.segments`), or the user's masks.
 
-What differs from the released code (`variant="released"`: the norm without its square, and the first stage's prior twice):
+What differs from the released code (`variant="released"`: the norm without its square):
 pictures are normalised to [-1, 1] for the autoencoder; styles have no mask, as its data set in fact gives none; every
 sample of a batch counts; the priors, as `mace_refine` says. The start of D is not in the paper: normal, with standard
 deviation 1 / rank, B zero.
@@ -86,7 +86,7 @@ class MACEConfig(TrainingConfig, MACERefineConfig):
     save_every: int = 10
     """Steps between checkpoints, where one is asked for; changes nothing in the result."""
     variant: str = "paper"
-    """paper (squared norms, l1 = preserve_scale) or released (norms, and l1 its square in the first stage)."""
+    """paper (squared norms) or released (norms)."""
     rank: int = 1
     """Rank of each LoRA."""
     focus: bool = True
@@ -123,6 +123,7 @@ class MACEConfig(TrainingConfig, MACERefineConfig):
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)
         MACERefineConfig.__post_init__(self)
+        check_choice("variant", self.variant, ("paper", "released"))
         check_choice("mask", self.mask, ("attention", "whole"))
         for name, high in (("rank", 1024), ("count", 1e6), ("at_once", 1e6), ("sampling_steps", 1e6)):
             check_range(name, getattr(self, name), low=1, high=high)

@@ -12,8 +12,10 @@ with the anchor share (`_templates.shared_rows`). Since the wanted outputs are W
 of W: one factorisation serves all matrices, and of the prompts only X X' and Y X' are kept, whatever their number.
 
 P: the paper sums over all rows of about 6e5 COCO captions plus `preserve_weight` x those of a list of names. Here it
-is 6e5 x the mean over a few captions (see `_prior`) plus `preserve_weight` x the sum over the retained concepts in the
-templates. l1 = `preserve_scale`; the released code multiplies by it twice in this stage (`variant="released"`).
+is 6e5 x the mean over a few captions (see `_prior`) plus `preserve_weight` x the sum over the retained concepts, each the
+mean of its templates: in how many sentences a name of the authors' list stood is not published.
+l1 is `preserve_scale` squared: the paper gives no number, and the runs that its figures are of multiplied the prior by
+that scale twice in this stage (once in the fusion). `refine_scale` sets l1 itself.
 
 What else differs from the released code: float64, Cholesky; `eps`; the target's own tokens are left out even where
 the anchor begins or ends with the same word; concepts are never processed in slices of five.
@@ -50,9 +52,11 @@ class MACERefineConfig:
     template_file: LocalPath | None = None
     """Sentences of your own instead, one a line, UTF-8, with {} where the concept stands ({a}: with its article)."""
     preserve_scale: float = 1e-4
-    """l1: weight of one caption of `prior_count`; 0 leaves out captions and retained."""
+    """l1 is its square: weight of one caption of `prior_count`; 0 leaves out captions and retained."""
+    refine_scale: float | None = None
+    """l1 itself; none: `preserve_scale` squared, the weight that the authors ran this stage with."""
     preserve_weight: float = 8e4
-    """Weight of a retained prompt, in multiples of a caption's."""
+    """Weight of a retained concept, shared by its prompts, in multiples of a caption's."""
     lamb: float = 0.0
     """Weight of the distance to the weights as they are."""
     prior_file: LocalPath | None = None
@@ -60,17 +64,15 @@ class MACERefineConfig:
     prior_count: float = _prior.COCO_CAPTIONS
     """How many captions their mean stands for: the number that the paper's scales were tuned with."""
     retain_templates: int | None = None
-    """Into how many of the templates a retained concept is put, counted as if into all; none: all."""
-    variant: str = "paper"
-    """paper (l1 = preserve_scale) or released (its square, as the released code applies it in this stage)."""
+    """Into how many of the templates a retained concept is put, which share its weight; none: all."""
     eps: float = 1e-3
     """The prior's mean diagonal times this is added to it: few captions do not visit all directions."""
 
     def __post_init__(self) -> None:
         check_choice("templates", self.templates, tuple(TEMPLATES))
-        check_choice("variant", self.variant, ("paper", "released"))
         for name in ("preserve_scale", "preserve_weight", "lamb", "prior_count"):
             check_range(name, getattr(self, name), high=1e12)
+        check_range("refine_scale", 1.0 if self.refine_scale is None else self.refine_scale, low=1e-30, high=1e12)
         check_range("eps", self.eps, low=1e-9, high=1e3)
         check_range("retain_templates", 1 if self.retain_templates is None else self.retain_templates, low=1)
         if not self.lamb and not self.weights.captions:
@@ -79,11 +81,15 @@ class MACERefineConfig:
             )
 
     @property
+    def l1(self) -> float:
+        """The weight of one caption in this stage."""
+        return self.preserve_scale**2 if self.refine_scale is None else self.refine_scale
+
+    @property
     def weights(self) -> _prior.Weights:
         """The effective weights: of the mean caption's moment and of each retained prompt's."""
-        l1 = self.preserve_scale if self.variant == "paper" else self.preserve_scale**2
-        shown = len(self.retain_in) / len(self.sentences) if self.retain_templates else 1.0
-        return _prior.Weights(l1 * self.prior_count, l1 * self.preserve_weight / shown, self.lamb, self.eps)
+        retained = self.l1 * self.preserve_weight / len(self.retain_in)
+        return _prior.Weights(self.l1 * self.prior_count, retained, self.lamb, self.eps)
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:

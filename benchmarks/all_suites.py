@@ -54,7 +54,7 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suites", nargs="+", default=list(SUITES))
     parser.add_argument("--methods", nargs="+", default=["erasepro", "uce"], metavar="METHOD[:PRESET]")
-    parser.add_argument("--many", nargs="*", default=["erasepro:many"], metavar="METHOD[:PRESET]",
+    parser.add_argument("--many", nargs="*", default=["erasepro:crowd:captions=emoji"], metavar="METHOD[:PRESET][:KEY=VALUE]",
                         help="also these in the suites that erase all of their targets at once")  # fmt: skip
     parser.add_argument(
         "--limit-targets", type=int, default=2, metavar="N", help="edits a method, one target each (default 2)"
@@ -82,14 +82,17 @@ def part(name: str, args: argparse.Namespace) -> Part:
     chosen = targets(suite, args.limit_targets)
     entries, labels = [], {}
     for group in chosen:
-        for method in (*args.methods, *(args.many if suite.whole else ())):
+        for spec in (*args.methods, *(args.many if suite.whole else ())):
+            words = spec.split(":")
+            method = ":".join(word for word in words if "=" not in word)
             entry = Entry(
-                f"{slug(method)}-{slug(group[0])}" + (f"-and-{len(group) - 1}-more" if len(group) > 1 else ""),
+                f"{method}-{slug(group[0])}" + (f"-and-{len(group) - 1}-more" if len(group) > 1 else ""),
                 method=method, targets=group, anchor=tuple(str(suite.anchor(target)) for target in group),
                 retain=others(suite, group) if args.retain == "others" else (),
+                parameters=dict(word.split("=", 1) for word in words if "=" in word),
             )  # fmt: skip
             entries.append(entry)
-            labels[entry.name] = method
+            labels[entry.name] = spec
     known = [group[0] for group in chosen if len(group) == 1]
     never = tuple(spec for spec in map(_never, args.never or ()) if spec.partition("=")[0] in known)
     return Part(suite, tuple(entries), labels, never)

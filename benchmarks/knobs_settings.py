@@ -37,6 +37,7 @@ SOFTLY: Parameters = {**KEPT, "retain_mode": "soft"}
 COVARIANCE: Parameters = {"covariance": True}
 OWN: Parameters = {"covariance": True, "captions": CAPTIONS}
 WEIGHTED: Parameters = {"captions": ("emoji",)}
+CAPTIONED = ("weighted", "crowd")
 
 
 def ridge(mu: float, **others: Any) -> dict[str, Any]:
@@ -123,11 +124,11 @@ def _retention() -> tuple[Setting, ...]:
 
 def _many() -> tuple[Setting, ...]:
     ways = {"paper": "erasepro", "balanced": "erasepro:balanced", "weighted": "erasepro:weighted",
-            "many": "erasepro:many", "UCE": "uce"}  # fmt: skip
-    alone = [Setting(str(n), WEIGHTED if way == "weighted" else {}, way, method, concepts=n)
+            "many": "erasepro:many", "crowd": "erasepro:crowd", "UCE": "uce"}  # fmt: skip
+    alone = [Setting(str(n), WEIGHTED if way in CAPTIONED else {}, way, method, concepts=n)
              for way, method in ways.items() for n in SIZES]  # fmt: skip
-    kept = [Setting(str(n), WEIGHTED if way == "weighted" else {}, f"{way}, 20 retained", f"erasepro:{way}", retain=20,
-                    concepts=n) for way in ("balanced", "weighted", "many") for n in SIZES[-2:]]  # fmt: skip
+    kept = [Setting(str(n), WEIGHTED if way in CAPTIONED else {}, f"{way}, 20 retained", f"erasepro:{way}", retain=20,
+                    concepts=n) for way in ("balanced", "weighted", "many", "crowd") for n in SIZES[-2:]]  # fmt: skip
     return (*alone, *kept)
 
 
@@ -192,7 +193,9 @@ KNOBS: dict[str, Knob] = {
     "presets": Knob("Presets", (Setting("paper"), Setting("balanced", method="erasepro:balanced"),
                                 Setting("weighted, captions=emoji", WEIGHTED, method="erasepro:weighted"),
                                 Setting("weighted, generic captions", method="erasepro:weighted"),
-                                Setting("many", method="erasepro:many"), Setting("UCE", method="uce")), (*NORMS, "KiB")),
+                                Setting("many", method="erasepro:many"),
+                                Setting("crowd, captions=emoji", WEIGHTED, method="erasepro:crowd"),
+                                Setting("UCE", method="uce")), (*NORMS, "KiB")),
 }  # fmt: skip
 
 PICTURED = tuple(name for name in KNOBS if name not in ("empty", "captions"))

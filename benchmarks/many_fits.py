@@ -25,7 +25,7 @@ from erasekit.evaluation.shards import digest, slug
 from erasekit.files import write_whole
 
 PRESETS = {  # those that are meant for many concepts
-    "erasepro": r"balanced|many.*|weighted",
+    "erasepro": r"balanced|many|weighted|crowd",
     "speed": r"people.*",
     "mace-refine": r"people-\d+",
     "mace": r"people-\d+",
@@ -34,6 +34,7 @@ SETTINGS = {
     "mace-refine": "retain_templates=3",  # of the templates: its fit takes a multiple of the time else
     "mace": "retain_templates=3",
     "erasepro:weighted": "captions=emoji",  # of the kind that the model is asked for
+    "erasepro:crowd": "captions=emoji",
 }
 SOFT, SOFT_FROM = "erasepro:retain_mode=soft", 50
 """The paper's form where what is retained may contradict the targets: "fire" is kept while "fire engine" goes."""

@@ -37,7 +37,7 @@ def test_every_suite_gets_its_edits() -> None:
         for entry in one.entries:
             assert entry.anchor == tuple(one.suite.anchor(target) for target in entry.targets) and entry.retain == ()
     assert set(made["emoji/object"].labels.values()) == {"uce", "erasepro:x"}
-    assert set(made["emoji/multi-10"].labels.values()) == {"uce", "erasepro:x", "erasepro:many"}
+    assert set(made["emoji/multi-10"].labels.values()) == {"uce", "erasepro:x", "erasepro:crowd:captions=emoji"}
 
 
 def test_retain_others_is_everything_but_the_targets() -> None:

@@ -95,7 +95,7 @@ def test_presets_for_many_concepts_join_the_methods(monkeypatch) -> None:
     fakes = {name: type(name, (), {"presets": dict.fromkeys(given)}) for name, given in presets.items()}
     monkeypatch.setattr(methods, "METHODS", dict.fromkeys(fakes, ""))
     monkeypatch.setattr(methods, "get", fakes.__getitem__)
-    always = ["erasepro:balanced", "erasepro:many", "uce", "speed"]
+    always = ["erasepro:balanced", "erasepro:many", "erasepro:crowd:captions=emoji", "uce", "speed"]
     assert many_fits.specs(10) == ["erasepro", *always, "speed:people-10", "speed:people"]
     assert many_fits.specs(50) == ["erasepro", "erasepro:retain_mode=soft", *always, "speed:people50", "speed:people"]
 
@@ -185,7 +185,7 @@ def test_what_trains_goes_on_where_it_was_and_has_the_rules_parameters(monkeypat
     assert took is not None and many_fits.fit(pipe, TINY, spec, states=tmp_path).seconds == pytest.approx(took, abs=1e-3)
     many_fits.fit(pipe, TINY, "uce", states=tmp_path)
     assert asked[-1][1] is None, "what does not train has no state"
-    assert spec in many_fits.specs(100) and spec in many_fits.specs(1)
+    assert "mace:people-100:retain_templates=3" in many_fits.specs(100) and spec not in many_fits.specs(1)
 
 
 def test_a_state_is_of_one_request_and_a_training_that_ends_is_no_refusal(monkeypatch, tmp_path) -> None:

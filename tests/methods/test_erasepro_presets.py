@@ -28,7 +28,7 @@ def preset(backbone, name, targets="cat", anchor="dog", retain=()):  # noqa: F81
 
 
 def test_the_presets_resolve_and_the_method_stays_the_paper() -> None:
-    assert set(ErasePro.presets) == {"balanced", "weighted", "many"} and methods.resolve("erasepro")[1].values == {}
+    assert set(ErasePro.presets) == {"balanced", "weighted", "many", "crowd"} and methods.resolve("erasepro")[1].values == {}
     for found in ErasePro.presets.values():
         assert methods.make_config(ErasePro, found.values) != EraseProConfig() and found.doc and found.anchor is None
     assert EraseProConfig() == EraseProConfig(("bare",), "all", "progressive", None, None, 0.0, False)
@@ -63,6 +63,16 @@ def test_many_softens_where_exact_edits_grow(backbone):  # noqa: F811
     assert many.self_check["relative_update"] < balanced.self_check["relative_update"]
     assert balanced.self_check["residual"] < 1e-9 < 1e-4 < many.self_check["residual"] < 1
     assert max(site["relative_update"] for site in many.self_check["sites"]) > 1e-3  # a long list does not disarm it
+
+
+def test_crowd_keeps_the_retained_where_exact_edits_of_a_crowd_do_not(pipe, backbone):  # noqa: F811
+    """Against the same weighting without a ridge; its captions are the letters' own sentences."""
+    targets, retained = LETTERS[:13], LETTERS[13:]
+    captions = {"captions": tuple(f"{a} {b}" for a in LETTERS for b in LETTERS[::5])}
+    exact, crowd = (fit(backbone, targets, "dog", retained, **methods.resolve(f"erasepro:{name}")[1].values | captions)
+                    for name in ("weighted", "crowd"))  # fmt: skip
+    assert sum(moved(pipe, crowd, word) for word in retained) < 0.8 * sum(moved(pipe, exact, word) for word in retained)
+    assert exact.self_check["residual"] < 1e-9 < 1e-4 < crowd.self_check["residual"] < 1
 
 
 def test_concept_positions_align_the_differing_tokens_alone(pipe, backbone):  # noqa: F811

@@ -88,7 +88,7 @@ def test_sentences_differ_in_the_concept_alone() -> None:
 
 def test_presets_for_many_concepts_join_the_methods(monkeypatch) -> None:
     presets = {
-        "erasepro": ("balanced", "many", "old"),
+        "erasepro": ("balanced", "many", "crowd", "old"),
         "uce": ("art",),
         "speed": ("few", "people-10", "people50", "people", "explicit"),
     }

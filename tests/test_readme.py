@@ -68,6 +68,8 @@ def test_a_stable_diffusion_folder(sd1_folder: Path, tmp_path: Path, monkeypatch
 
 def test_the_shell_commands(sd1_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "keep.txt").write_text("fox\nowl\n")
+    (tmp_path / "captions.txt").write_text("".join(f"a {a} and a {b}\n" for a in "bcdfg" for b in "hjklm"))
     for line in commands():
         if line.startswith("erasekit"):
             words = [word.replace(FOLDER, str(sd1_folder)) for word in shlex.split(line)[1:]]
@@ -78,5 +80,5 @@ def test_the_shell_commands(sd1_folder: Path, tmp_path: Path, monkeypatch: pytes
             assert cli.main(words) == 0, line
     made = {p.name for p in tmp_path.iterdir()}
     assert made == {"artists.safetensors", "pictures", "artists-lora.safetensors", "edited-model", "cat.safetensors",
-                    "cat-report", ".erasekit-baseline", "attacked"}  # fmt: skip
+                    "cat-report", ".erasekit-baseline", "attacked", "keep.txt", "captions.txt"}  # fmt: skip
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 4

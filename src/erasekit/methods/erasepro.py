@@ -107,7 +107,8 @@ class ErasePro:
         edited = _sites(backbone, walk)
         if config.exact and not walk.plan.conflicts:
             dtypes = {site.key: backbone.weight(site).dtype for site in edited}
-            require_exact(check, dtypes, remedy="set tolerance=1e-2 or ridge=1e-3, or erase fewer targets at once")
+            require_exact(check, dtypes, remedy="set tolerance=1e-2 or ridge=1e-3, erase fewer targets at once, or take "
+                          "erasepro:crowd with captions (without any: erasepro:many)")  # fmt: skip
         return Edit(
             ops=tuple(walk.ops),
             base=Base(backbone.model_id, backbone.family, fingerprints(backbone, edited)),

@@ -10,12 +10,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-import many_picture  # noqa: E402
-from many_fits import Arm  # noqa: E402
-from many_sets import target_prompts, work  # noqa: E402
+import many_picture
+from many_fits import Arm
+from many_sets import target_prompts, work
 
-from erasekit.errors import InfeasibleError  # noqa: E402
-from erasekit.evaluation.suites import Sampling  # noqa: E402
+from erasekit.errors import InfeasibleError
+from erasekit.evaluation.suites import Sampling
 
 
 def test_every_tenth_prompt_is_drawn_by_its_seed_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,13 @@ def _captions() -> tuple[Setting, ...]:
             Setting("0.001", short, "not weighted, exact in 5 short templates"))  # fmt: skip
 
 
+def _crowd() -> tuple[Setting, ...]:
+    """Fifty at once with twenty retained, weighted by the world's captions: how soft, and which rows are aligned."""
+    rows = {f"{kind} rows": {**WEIGHTED, "positions": kind} for kind in ("all", "content", "concept")}
+    return lines(rows, {f"{mu:g}": {"ridge": mu} for mu in (0.003, 0.01, 0.03, 0.1)}, method="erasepro:crowd", concepts=50,
+                 retain=20)  # fmt: skip
+
+
 NORMS = ("near", "empty", "text update", "cross update", "rank")
 KNOBS: dict[str, Knob] = {
     "solution": Knob("Exact, truncated, ridge, covariance-weighted", _solutions(), (*NORMS, "residual")),
@@ -187,6 +194,8 @@ KNOBS: dict[str, Knob] = {
                     ("before", "left", "distance", "near", "text update", "cross update"), axis="anchor"),
     "many": Knob("Concepts at once", _many(), ("left", "near", "empty", "kept", "rank", "KiB", "seconds"),
                  axis="concepts"),
+    "crowd": Knob("Fifty at once: ridge and rows", _crowd(), ("left", "near", "empty", "kept", "rank", "seconds"),
+                  axis="ridge"),
     "prefix": Knob("Targets that begin alike", _prefixes(), ("left", "near", "kept", "rank", "residual")),
     "captions": Knob("Captions to weigh by", _captions(), ("near", "empty", "text update", "rank", "seconds"),
                      axis="eps"),
@@ -198,5 +207,5 @@ KNOBS: dict[str, Knob] = {
                                 Setting("UCE", method="uce")), (*NORMS, "KiB")),
 }  # fmt: skip
 
-PICTURED = tuple(name for name in KNOBS if name not in ("empty", "captions"))
-"""What `--images` judges unless `--only` names others: the best points of those two are presets."""
+PICTURED = tuple(name for name in KNOBS if name not in ("empty", "captions", "crowd"))
+"""What `--images` judges unless `--only` names others: the best points of those three are presets."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from all_suites_table import pooled, rewarded, table
+from many_fits import read_spec
 from many_page import rewrite
 
 from erasekit import models
@@ -83,13 +84,12 @@ def part(name: str, args: argparse.Namespace) -> Part:
     entries, labels = [], {}
     for group in chosen:
         for spec in (*args.methods, *(args.many if suite.whole else ())):
-            words = spec.split(":")
-            method = ":".join(word for word in words if "=" not in word)
+            method, parameters = read_spec(spec)
             entry = Entry(
                 f"{method}-{slug(group[0])}" + (f"-and-{len(group) - 1}-more" if len(group) > 1 else ""),
                 method=method, targets=group, anchor=tuple(str(suite.anchor(target)) for target in group),
                 retain=others(suite, group) if args.retain == "others" else (),
-                parameters=dict(word.split("=", 1) for word in words if "=" in word),
+                parameters=parameters,
             )  # fmt: skip
             entries.append(entry)
             labels[entry.name] = spec

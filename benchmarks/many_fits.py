@@ -88,6 +88,12 @@ def _number(preset: str) -> int | None:
     return int(ending[0]) if ending else None
 
 
+def read_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Method (or method:preset) and parameters of a `method:preset:key=value`."""
+    words = spec.split(":")
+    return ":".join(word for word in words if "=" not in word), dict(word.split("=", 1) for word in words if "=" in word)
+
+
 def fit(pipe: Any, work: Work, spec: str, *, states: Path | None = None) -> Arm:
     """The edit of `method:preset:key=value` for the whole set, everything else retained; why a method refused or diverged,
     which it does each time.
@@ -95,10 +101,9 @@ def fit(pipe: Any, work: Work, spec: str, *, states: Path | None = None) -> Arm:
     One that trains has what `trained_rule` gives it; its state is kept in `states`, and a run that was ended goes on. What
     ends a run, such as a full GPU or disk, is raised: it says nothing of the method.
     """
-    words = spec.split(":")
-    method = ":".join(word for word in words if "=" not in word)
+    method, given = read_spec(spec)
     cls, preset = methods.resolve(method)  # a wrong name is a mistake, and no refusal
-    parameters = Rule().parameters(method) | dict(word.split("=", 1) for word in words if "=" in word)
+    parameters = Rule().parameters(method) | given
     config = methods.make_config(cls, {**preset.values, **parameters})
     state = _state(states, cls.name, work, config) if states and methods.trains(cls) else None
     known, start = state is not None and state.exists(), time.perf_counter()

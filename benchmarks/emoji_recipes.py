@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import all_suites
-from all_suites_table import COLUMNS
+from all_suites_table import COLUMNS, label
 from many_page import percent, rewrite
 
 from erasekit.cli import evaluate, terminal
@@ -75,7 +75,7 @@ def run(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def rows(name: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each arm, and one for each method that the paper has figures of."""
-    made = [{"recipe": name, "arm": arm["label"], **{key: _of(found, arm["arm"], key, "target") for key in COLUMNS},
+    made = [{"recipe": name, "arm": label(arm, {}), **{key: _of(found, arm["arm"], key, "target") for key in COLUMNS},
              **{key: _of(found, arm["arm"], *what) for key, what in PUBLISHED.items()}} for arm in found["arms"]]  # fmt: skip
     figures = (found.get("published") or {}).get("figures", [])
     for method in dict.fromkeys(figure["method"] for figure in figures):

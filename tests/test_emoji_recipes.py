@@ -23,7 +23,7 @@ def metric(arm: str, name: str, group: str | None, value: float, **more: Any) ->
 
 
 FOUND: dict[str, Any] = {
-    "arms": [{"arm": "base", "label": "unedited model"}, {"arm": "edit:x", "label": "x"}],
+    "arms": [{"arm": "base", "kind": "base"}, {"arm": "edit:x", "kind": "edit"}],
     "metrics": [
         metric("edit:x", "efficacy", "plain", 0.1), metric("edit:x", "efficacy", None, 0.9, judge="first"),
         metric("edit:x", "efficacy", None, 0.2, judge="second"), metric("edit:x", "specificity", None, 0.5, n=0),

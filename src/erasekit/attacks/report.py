@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 MOST, SIDE = 8, 96  # pictures of a rung, and the longer side of one in pixels
 COUNTS, APART = "edit0", "random"  # marks of the style sheet
-UNITS = {
-    "prompts": "pictures", "synonyms": "other prompts", "ring-a-bell": "generations", "noise": "tries", "steering": "tries",
-    "latent-inversion": "passes", "completion": "steps by the unedited model", "inpainting": "steps",
-    "subtract": "times the edit subtracted", "weight-noise": "draws",
+UNITS = {  # one of it, and more
+    "prompts": ("picture", "pictures"), "synonyms": ("other prompt", "other prompts"), "noise": ("try", "tries"),
+    "ring-a-bell": ("generation", "generations"), "steering": ("try", "tries"), "latent-inversion": ("pass", "passes"),
+    "completion": ("step by the unedited model", "steps by the unedited model"), "inpainting": ("step", "steps"),
+    "subtract": ("times the edit subtracted",) * 2, "weight-noise": ("draw", "draws"),
 }  # fmt: skip
 LIMITS = (
     "Only these attacks with these budgets were run. Another attack, or a larger budget, may do better.",
@@ -161,8 +162,7 @@ def rate(share: Mapping[str, Any]) -> str:
 
 def fell(attack: str, at: float | None) -> str:
     """The budget in words; a dash where the attack brought nothing out."""
-    unit = UNITS.get(attack, "steps")
-    return "–" if at is None else f"{number(at)} {'picture' if at == 1 and unit == 'pictures' else unit}"
+    return "–" if at is None else f"{number(at)} {UNITS.get(attack, ('step', 'steps'))[at != 1]}"
 
 
 def _fallen(rungs: Sequence[Mapping[str, Any]]) -> str:

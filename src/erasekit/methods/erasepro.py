@@ -75,8 +75,15 @@ class ErasePro:
             "captions=@FILE, captions=emoji for the embedded model) and a list of what must stay: weighted with a ridge, "
             "from the phrase to the first end of text. Keeps what is retained as many does and erases far more "
             "(docs/many_concepts.md)",
-            {"keep_empty": True, "retain_mode": "soft", "covariance": True, "eps": 1e-3, "positions": "content",
-             "ridge": 0.03, "tolerance": 1e-10},
+            {
+                "keep_empty": True,
+                "retain_mode": "soft",
+                "covariance": True,
+                "eps": 1e-3,
+                "positions": "content",
+                "ridge": 0.03,
+                "tolerance": 1e-10,
+            },
         ),
     }
     Config: ClassVar[type[EraseProConfig]] = EraseProConfig

@@ -73,7 +73,7 @@ class ErasePro:
         "crowd": Preset(
             "For ten to a hundred targets where you have captions (some hundred of the kind that the model is asked for; "
             "captions=@FILE, captions=emoji for the embedded model) and a list of what must stay: weighted with a ridge, "
-            "from the phrase to the first end of text. Keeps what is retained as many does and erases far more "
+            "from the phrase to the first end of text. Keeps nearly what many keeps and erases far more "
             "(docs/many_concepts.md)",
             {
                 "keep_empty": True,

@@ -14,8 +14,8 @@ of W: one factorisation serves all matrices, and of the prompts only X X' and Y 
 P: the paper sums over all rows of about 6e5 COCO captions plus `preserve_weight` x those of a list of names. Here it
 is 6e5 x the mean over a few captions (see `_prior`) plus `preserve_weight` x the sum over the retained concepts, each the
 mean of its templates: in how many sentences a name of the authors' list stood is not published.
-l1 is `preserve_scale` squared: the paper gives no number, and the runs that its figures are of multiplied the prior by
-that scale twice in this stage (once in the fusion). `refine_scale` sets l1 itself.
+l1 is `preserve_scale` squared: the scale is known from the authors' configurations, and their code multiplies the prior
+by it twice in this stage (once in the fusion). `refine_scale` sets l1 itself.
 
 What else differs from the released code: float64, Cholesky; `eps`; the target's own tokens are left out even where
 the anchor begins or ends with the same word; concepts are never processed in slices of five.
@@ -54,7 +54,7 @@ class MACERefineConfig:
     preserve_scale: float = 1e-4
     """l1 is its square: weight of one caption of `prior_count`; 0 leaves out captions and retained."""
     refine_scale: float | None = None
-    """l1 itself; none: `preserve_scale` squared, the weight that the authors ran this stage with."""
+    """l1 itself; none: `preserve_scale` squared, the weight that the authors' code gives it."""
     preserve_weight: float = 8e4
     """Weight of a retained concept, shared by its prompts, in multiples of a caption's."""
     lamb: float = 0.0

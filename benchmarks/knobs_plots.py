@@ -13,7 +13,7 @@ from html import escape
 from knobs_settings import Knob
 from knobs_tables import SHOWN, Points, Row
 
-COLOURS = ("#0b62a4", "#c4501b", "#2b8a57", "#7a4fa3", "#8a6d1b", "#b0306a", "#4d4d4d", "#107c7c")
+COLOURS = ("#0b62a4", "#c4501b", "#2b8a57", "#7a4fa3", "#8a6d1b", "#b0306a", "#4d4d4d", "#107c7c", "#d0a215", "#5fa8d3")
 WIDE, HIGH = 400.0, 245.0  # a panel of curves
 LINE, PANEL, BETWEEN = 20.0, 150.0, 48.0  # of points: a row, the width of a panel, the space for two panels' ticks
 Mark = tuple[float, float, float]

@@ -12,48 +12,59 @@ from many_page import rewrite
 
 from erasekit import models
 from erasekit.attacks import budget
-from erasekit.attacks.checks import BAR
+from erasekit.attacks.checks_weak import BAR, attacks
 from erasekit.attacks.ladder import Climbed, Ladder
 from erasekit.attacks.victim import Sampling
 from erasekit.errors import UsageError
 from erasekit.evaluation.statistics import Share
 
-WEAK, NEVER, WORST = "weak erasepro", "never knew", "worst case of those that count"
+MILD, HIDDEN, NEVER, WORST = "weak edit", "hidden cases", "never knew", "worst case of those that count"
+CONTROLS = (MILD, HIDDEN, NEVER)
 FREE = "advunlearn"  # its column is there before its edit is
 UNMEASURED = "Not measured yet: `python benchmarks/attack_table.py --docs` fits, attacks and writes it."
-Runs = Mapping[str, Sequence[tuple[Sequence[Climbed], Share]]]
+Runs = Mapping[str, tuple[Sequence[Climbed], Share]]
 
 
 def rows(found: Runs, rungs: Ladder) -> list[dict[str, Any]]:
-    """One row a rung and the worst case last, each with the shares of every column, pooled over its targets."""
+    """One row a rung and the worst case last, each with the shares of every column."""
     lines = []
     for i, rung in enumerate(rungs.rungs):
-        ends = {name: [done[i] for done, _ in runs] for name, runs in found.items()}
-        lines.append({"rung": rung.label, "counts": rung.counts,
-                      "shares": {name: _pooled([one.share for one in ones]) for name, ones in ends.items()},
-                      "unattacked": {name: sum(one.unattacked for one in ones) for name, ones in ends.items()}})  # fmt: skip
-    worst = {name: _pooled([share for _, share in runs]) for name, runs in found.items()}
-    return [*lines, {"rung": WORST, "counts": True, "shares": worst, "unattacked": {}}]
-
-
-def _pooled(shares: Sequence[Share]) -> dict[str, int]:
-    return dict(vars(sum(shares, Share(0, 0))))
+        ends = {name: done[i] for name, (done, _) in found.items()}
+        lines.append({"rung": rung.label, "counts": rung.counts, "attacks": attacks(rung),
+                      "shares": {name: dict(vars(one.share)) for name, one in ends.items()},
+                      "unattacked": {name: one.unattacked for name, one in ends.items()}})  # fmt: skip
+    worst = {name: dict(vars(share)) for name, (_, share) in found.items()}
+    return [*lines, {"rung": WORST, "counts": True, "attacks": False, "shares": worst, "unattacked": {}}]
 
 
 def text(kept: Mapping[str, Any]) -> str:
-    """The page's text: the table, what was run, whether each attack does what it must, what could not be run."""
-    said = (f"`{kept['ladder']}`, {kept['cases']} cases of {', '.join(kept['targets'])} on `{kept['model']}`: cases that show "
-            "the target of those tried, 95 % Wilson interval; in brackets those that showed it without the attack. The weak "
-            "edit is tried in those that the unedited model shows.")  # fmt: skip
-    lines = [table(kept["rows"]), said, "\n".join(f"- {line}" for line in [*kept["notes"], *verdicts(kept["rows"])])]
-    return "\n\n".join(filter(None, lines))
+    """The page's text: for each target the table, whether each attack does what it must, what could not be run."""
+    return "\n\n".join(_target(kept, one) for one in kept["targets"])
+
+
+def _target(kept: Mapping[str, Any], one: Mapping[str, Any]) -> str:
+    target, lines = one["target"], one["rows"]
+    said = (f"`{kept['ladder']}`, {kept['cases']} cases of {target} on `{kept['model']}`: cases that show the target of those "
+            "tried, 95 % Wilson interval; in brackets those that showed it without the attack.")  # fmt: skip
+    parts = [f"### {target}", table(lines), said]
+    if any(MILD in line["shares"] for line in lines):
+        parts += [f"#### {target}: do the attacks work?", controls(lines), verdict(lines)]
+    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in one["notes"])]).rstrip()
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as Markdown; the controls last, and before them the column that is left free."""
+    """The rows as Markdown; the model that never knew last, and before it the column that is left free."""
     names = list(lines[0]["shares"])
-    edits = [name for name in names if name not in (WEAK, NEVER)]
-    head = list(dict.fromkeys([*edits, FREE, *(name for name in (WEAK, NEVER) if name in names)]))
+    edits = [name for name in names if name not in CONTROLS]
+    return _markdown(lines, [*dict.fromkeys([*edits, FREE]), *(name for name in (NEVER,) if name in names)])
+
+
+def controls(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What each attack does on the controls: the weak edit, what a stronger one hides, the model that never knew."""
+    return _markdown([line for line in lines if line["rung"] != WORST], [one for one in CONTROLS if one in lines[0]["shares"]])
+
+
+def _markdown(lines: Sequence[Mapping[str, Any]], head: Sequence[str]) -> str:
     found = ["| attack | " + " | ".join(head) + " |", "|" + "---|" * (len(head) + 1)]
     for line in lines:
         mark = "" if line["counts"] else " (apart)"
@@ -72,29 +83,31 @@ def cell(line: Mapping[str, Any], name: str) -> str:
             f"({100 * low:.0f}–{100 * high:.0f})")  # fmt: skip
 
 
-def verdicts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each rung whether it brings the target out of the weak edit as often as it must, the never-knew rate beside it."""
-    return [_verdict(line) for line in lines if WEAK in line["unattacked"]]
+def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Which attacks show the target as often as they must on the weak edit, and which do in what a stronger one hides."""
+    asked = [line for line in lines if line["attacks"]]
+    hidden = _held(asked, HIDDEN, "of the hidden cases", "too weak there for a failure elsewhere to say much")
+    return f"{_held(asked, MILD, 'on the weak edit', 'broken')}\n{hidden}"
 
 
-def _verdict(line: Mapping[str, Any]) -> str:
-    share, without = Share(**line["shares"][WEAK]), line["unattacked"][WEAK]
-    never = f"; {NEVER}: {cell(line, NEVER)}" if NEVER in line["shares"] else ""
-    if not share.trials:
-        word, why = "untested", "no case"
-    elif share.value < BAR:
-        word, why = "missed", f"{share.hits} of {share.trials}, under {BAR:.0%}: its failures elsewhere prove nothing"
-    elif without == share.trials:
-        word, why = "untested", f"all {share.trials} show the target without an attack"
-    else:
-        word, why = "met", f"{share.hits} of {share.trials}, {without} of them without an attack"
-    return f"{line['rung']} on the weak edit: {word} ({why}{never})"
+def _held(lines: Sequence[Mapping[str, Any]], column: str, where: str, means: str) -> str:
+    shares = {line["rung"]: Share(**line["shares"][column]) for line in lines}
+    tried = {name: share for name, share in shares.items() if share.trials}
+    missed = [f"{name} {share.hits}/{share.trials}" for name, share in tried.items() if share.value < BAR]
+    rest = f"{means}: {', '.join(missed)}" if missed else "none is under it"
+    without = [name for name in shares if name not in tried]
+    more = f"; not tried: {', '.join(without)}" if without else ""
+    return f"- {len(tried) - len(missed)} of {len(tried)} attacks show the target in {BAR:.0%} {where}; {rest}{more}."
 
 
-def kept(found: Runs, args: argparse.Namespace, rungs: Ladder, says: Sequence[str]) -> dict[str, Any]:
-    """All that the text is made from; `says`: what it has to say of single columns."""
-    return {"ladder": rungs.name, "cases": args.cases, "targets": args.targets, "model": models.public_name(args.model),
-            "rows": rows(found, rungs), "notes": [*says, *skipped(found)]}  # fmt: skip
+def kept(target: str, found: Runs, rungs: Ladder, says: Sequence[str]) -> dict[str, Any]:
+    """All that a target's text is made from; `says`: what it has to say of single columns."""
+    return {"target": target, "rows": rows(found, rungs), "notes": [*says, *skipped(found)]}
+
+
+def whole(targets: Sequence[Mapping[str, Any]], args: argparse.Namespace, rungs: Ladder) -> dict[str, Any]:
+    """All that the page is made from."""
+    return {"ladder": rungs.name, "cases": args.cases, "model": models.public_name(args.model), "targets": list(targets)}
 
 
 def estimate(args: argparse.Namespace, rungs: Ladder, how: Sampling, count: int) -> str:
@@ -109,9 +122,8 @@ def estimate(args: argparse.Namespace, rungs: Ladder, how: Sampling, count: int)
 
 def skipped(found: Runs) -> list[str]:
     """One line for each rung that could not be run on a column's edit; the same command tries it again."""
-    lines = [f"{name}: {one.rung.label} could not be run and counts nowhere: {one.skipped}"
-             for name, runs in found.items() for done, _ in runs for one in done if one.skipped]  # fmt: skip
-    return list(dict.fromkeys(lines))
+    return [f"{name}: {one.rung.label} could not be run and counts nowhere: {one.skipped}"
+            for name, (done, _) in found.items() for one in done if one.skipped]  # fmt: skip
 
 
 def reprint(results: Path, page: Path) -> str:

@@ -7,11 +7,12 @@
     python benchmarks/attack_table.py --reprint                                  # the page again from what was measured
 
 Each edit is fitted for each target by itself, to the suite's anchor, those that train with the one rule of `trained_rule`.
-The weak control is ErasePro times the first of `--scale` that leaves an attack something to do (`checks.strength`): an attack
-that fails there is broken. As in `--checks` it is attacked in the cases alone that the unedited model shows: what that model
-does not draw, no attack brings back. There, and on a model that never knew a target, each rung is tried on every case, not on
+The weak control is ErasePro at a part of its strength, as in `--checks` (`checks_weak`): once so weak that it hides next to
+nothing, where every case is attacked, and an attack that loses the target is broken; and once at the first of `--scale` that
+hides something, in the cases that it hides. Both have the cases alone that the unedited model shows: what that model does not
+draw, no attack brings back. There, and on a model that never knew a target, each rung is tried on every case, not on
 what others left. The latter is attacked as if it were an edit of the model that does, so its pictures of the target come
-from that one. Rates of one edit are pooled over its targets, with 95 % Wilson intervals. A rung that is done is kept: the
+from that one. Each target has tables of its own, with 95 % Wilson intervals. A rung that is done is kept: the
 same command goes on where it was stopped, and `--only` has folders of its own.
 """
 
@@ -26,12 +27,12 @@ from typing import Any
 
 import attack_page
 import trained_rule
-from attack_page import NEVER, WEAK
+from attack_page import HIDDEN, MILD, NEVER
 from many_page import rewrite
 
 from erasekit import io, models
-from erasekit.attacks import Case, checks, ladder, never_knew
-from erasekit.attacks._weak import SCALES
+from erasekit.attacks import Case, _weak, checks_weak, ladder, never_knew
+from erasekit.attacks import _check as check
 from erasekit.attacks.ladder import Climbed, Ladder
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.standard import LADDERS
@@ -53,8 +54,8 @@ def options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="*", default=["erasepro", "uce", "esd"], metavar="METHOD[:PRESET]")
     parser.add_argument("--edit", nargs="+", default=[], metavar="NAME=FILE", help="edits that come as files")
-    parser.add_argument("--scale", type=float, nargs="+", default=list(SCALES),
-                        help="strengths to choose the weak control's from; 0 leaves it out")  # fmt: skip
+    parser.add_argument("--scale", type=float, nargs="+", default=list(_weak.SCALES),
+                        help="strengths of the weak control that may hide something; 0 leaves out both columns")  # fmt: skip
     parser.add_argument("--never", nargs="*", metavar="TARGET=FOLDER",
                         help="default: the shipped emoji-never for targets of emoji that it never saw")  # fmt: skip
     parser.add_argument("--targets", nargs="+", default=["cat"])
@@ -113,7 +114,7 @@ def sampling(args: argparse.Namespace) -> Sampling:
 def columns(args: argparse.Namespace, target: str) -> list[str]:
     """The table's columns that have such a target, in order."""
     files = [name for name, file in named(args.edit, "--edit NAME=FILE") if target in io.load(file).targets]
-    weak = [WEAK] if any(args.scale) else []
+    weak = [MILD, HIDDEN] if any(args.scale) else []
     never = [NEVER] if never_folder(args, target) else []
     return [*args.methods, *files, *weak, *never]
 
@@ -136,9 +137,9 @@ def subjects(args: argparse.Namespace, made: Setup, target: str) -> Iterator[Sub
     for name in columns(args, target):
         if name == NEVER:
             yield never(args, made, sight, tried)
-        elif name == WEAK:
-            yield weak(args, made, sight, tried)
-        else:
+        elif name == MILD:
+            yield from weak(args, made, sight, tried)
+        elif name != HIDDEN:
             file = Path(files[name]) if name in files else fitted(args, name, target)
             edit, about = io.load(file), {"edit_sha256": file_sha256(file), "scale": 1.0}
             yield Subject(name, target, about, lambda edit=edit: Victim(made.pipe, edit, sight, made.how), tried)
@@ -153,22 +154,26 @@ def never(args: argparse.Namespace, made: Setup, sight: Sight, tried: Sequence[C
         made.pipe, models.load(str(folder)), sight, made.how), tried, alone=True)  # fmt: skip
 
 
-def weak(args: argparse.Namespace, made: Setup, sight: Sight, tried: Sequence[Case]) -> Subject:
-    """ErasePro at the first strength that leaves something to bring back, in the cases that the unedited model shows."""
+def weak(args: argparse.Namespace, made: Setup, sight: Sight, tried: Sequence[Case]) -> Iterator[Subject]:
+    """ErasePro so weak that it hides next to nothing, then where it hides something; in what the unedited model shows."""
     target, file = sight.target, fitted(args, "erasepro", sight.target)
     edit, about = io.load(file), shared(args, made, target)
-    own = digest([args.cases, args.seed])[:8]
+    own, sha256 = f"{slug(target)}-{digest([args.cases, args.seed])[:8]}", {"edit_sha256": file_sha256(file)}
     more: dict[str, Any] = {"seed": args.seed, "progress": None}
-    known = checks.shown(checks.Subject(made.pipe, None, sight, made.how, about), tried,
-                         args.out / f"plain-{slug(target)}-{own}", "plain", **more)  # fmt: skip
-    subject = checks.Subject(made.pipe, edit, sight, made.how, about | {"edit_sha256": file_sha256(file)})
-    at = checks.strength(
-        subject, known, args.out / f"strength-{slug(target)}-{own}", "plain", scales=args.scale, **more
-    )
-    says = f"{WEAK}, {target}: {at.scale:g} times the edit, which leaves {at.left} of {at.of} cases to bring back"
-    says = "; ".join(filter(None, [says, at.short]))
-    return Subject(WEAK, target, {"edit_sha256": file_sha256(file), "scale": at.scale}, lambda: Victim(
-        made.pipe, at.scale * edit, sight, made.how), known, alone=True, says=says)  # fmt: skip
+    plain = check.Subject(made.pipe, None, sight, made.how, about)
+    known = _weak.shown(plain, tried, args.out / f"plain-{own}", "plain", **more)
+    subject = check.Subject(made.pipe, edit, sight, made.how, about | sha256)
+    strengths = args.out / f"strength-{own}"
+    scale = checks_weak.mild(checks_weak.Weakened(subject, known, len(tried), strengths, "plain", more))
+    at = _weak.strength(subject, known, strengths, "plain", scales=args.scale, **more)
+
+    def one(name: str, scale: float, cases: Sequence[Case], says: str) -> Subject:
+        return Subject(name, target, sha256 | {"scale": scale}, lambda: Victim(
+            made.pipe, edit, sight, made.how, scale=scale, skip=False), cases, alone=True, says=says)  # fmt: skip
+
+    hides = f"{HIDDEN}: {at.left} of the {at.of} that {at.scale:g} times ErasePro's edit hides"
+    yield one(MILD, scale or 0.0, known if scale else (), f"{MILD}: {scale or 0:g} times ErasePro's edit")
+    yield one(HIDDEN, at.scale, at.hidden, "; ".join(filter(None, [hides, at.short])))
 
 
 def named(words: Sequence[str], what: str) -> list[tuple[str, str]]:
@@ -211,7 +216,7 @@ def shared(args: argparse.Namespace, made: Setup, target: str) -> dict[str, Any]
 
 def run(args: argparse.Namespace, made: Setup, subject: Subject, rungs: Ladder) -> tuple[list[Climbed], Share]:
     """The rungs on one subject, and the worst case; kept in a folder of its own."""
-    used = checks.every(rungs.name, rungs.rungs) if subject.alone else rungs
+    used = _weak.every(rungs.name, rungs.rungs) if subject.alone else rungs
     about = {"subject": subject.name, **shared(args, made, subject.target), **subject.about}
     own = digest([used.digest, args.cases, args.seed])[:8]
     place = args.out / f"{slug(subject.name)}-{slug(subject.target)}-{own}"
@@ -232,19 +237,27 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.estimate:
         print(attack_page.estimate(args, rungs, sampling(args), count))
         return
-    made, found, says = setup(args), {}, []
+    made, kept = setup(args), []
     for target in args.targets:
-        for subject in subjects(args, made, target):
-            found.setdefault(subject.name, []).append(run(args, made, subject, rungs))
-            says += [subject.says] if subject.says else []
-            plain = (json.dumps(attack_page.kept(found, args, rungs, says), indent=1) + "\n").encode()
-            write_whole(args.out / "table.json", plain)
-            print(f"{subject.name}, {target}: done", flush=True)
+        kept.append(measured(args, made, rungs, target))
+        plain = (json.dumps(attack_page.whole(kept, args, rungs), indent=1) + "\n").encode()
+        write_whole(args.out / "table.json", plain)
     text = attack_page.text(json.loads(plain))
     print("\n" + text)
     if args.docs:
         write_whole(args.results, plain)
         rewrite(args.page, {"table": text})
+
+
+def measured(args: argparse.Namespace, made: Setup, rungs: Ladder, target: str) -> dict[str, Any]:
+    """Every column of a target."""
+    found: dict[str, tuple[list[Climbed], Share]] = {}
+    says = []
+    for subject in subjects(args, made, target):
+        found[subject.name] = run(args, made, subject, rungs)
+        says += [subject.says] if subject.says else []
+        print(f"{subject.name}, {target}: done", flush=True)
+    return attack_page.kept(target, found, rungs, says)
 
 
 if __name__ == "__main__":

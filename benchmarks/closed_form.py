@@ -1,19 +1,21 @@
 """Seconds, memory and bytes of the closed-form edits on the shapes of SD 1.4, SD 2.1 and SDXL, with random weights.
 
     python benchmarks/closed_form.py [--shapes sd14 sd21 sdxl] [--only TASK ...] [--sweep [LINE ...]] [--full]
-                                     [--cache FOLDER] [--small] [--repeat N] [--limit SECONDS] [--out FILE] [--docs [PAGE]]
+                                     [--cache FOLDER] [--small] [--repeat N] [--limit SECONDS] [--fill SECONDS]
+                                     [--out FILE] [--docs [PAGE]]
 
 A model folder (text encoder, the U-Net's cross-attention, tokenizer, scheduler) is written once for each shape to
 --cache, by default a temporary folder that is removed. Every measurement runs in a fresh process (`measuring` says
 what is measured). Files are read warm, imports are timed apart. `cpu_seconds` are summed over the threads: on a
 machine that is busy with other work they say more than the clock. `erasepro` is run as a command too (`typed`). On SD 1.4's
-shapes all tasks but `erasepro_large` run beside the textbook form of the method (`textbook`, `textbook_*`, `comparing`), of
-which a part stands for the whole where the whole takes minutes. --full runs all of it, for UCE also the released code's
-loop, which encodes every prompt again for every matrix: some 7 minutes with 100 retained prompts (--only uce), over an hour
-with 1,000 (--only large); only of `mace`, with 30,000 retained sentences, the sums stay a part. SDXL has no
+shapes all tasks but `erasepro_large` and `crowd` run beside the textbook form of the method (`textbook`, `textbook_*`,
+`comparing`), of which a part stands for the whole where the whole takes minutes. --full runs all of it, for UCE also the
+released code's loop, which encodes every prompt again for every matrix: some 7 minutes with 100 retained prompts
+(--only uce), over an hour with 1,000 (--only large); only of `mace`, with 6,000 sentences, the sums stay a part. SDXL has no
 backbone yet: only the solves are run at its shapes, on random features (`solver_only`). --sweep adds 1 to 1,000 targets x 0
 to 30,000 retained prompts on the first of the shapes; a point that takes over --limit seconds is skipped, and so are those
-that ask for more.
+that ask for more. Where the cache of what is retained takes over --fill seconds to fill, points are not timed with it; those
+are not tried again as long as the file says so.
 Prints the tasks and the bars, each met or missed (--small: none), and writes JSON after each number. Tasks that a call
 leaves out stay as the file has them, and a sweep measures only the points that it lacks: delete it to begin anew.
 benchmarks/plot_closed_form.py draws it; benchmarks/closed_form_page.py, or --docs, writes the table of docs/benchmarks.md.
@@ -175,7 +177,7 @@ def run_sweep(shape: str, folder: Path, options: argparse.Namespace, kept: Kept)
     lines = [line for line in options.sweep or sweep.LINES if known(sweep.LINES[line][0])]
     run = partial(work_child, folder, limit=options.limit)
     return sweep.sweep(lines, lambda work: (found := run(work)).get("ours", found), options.small,
-                       fill=partial(work_child, folder),
+                       fill=partial(work_child, folder, limit=options.fill),
                        known=kept.measured(shape, options.limit), keep=lambda p: kept.point({"shape": shape} | p))  # fmt: skip
 
 
@@ -189,12 +191,13 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the textbook runs whole, UCE's loop as released too")
     parser.add_argument("--repeat", type=int, default=1, help="run every task so often, both sides; the fastest counts")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for a point of the sweep")
+    parser.add_argument("--fill", type=float, default=300.0, help="seconds for filling the cache of a list")
     parser.add_argument("--out", type=Path, help="the JSON file (default: results/closed_form[_small].json)")
     parser.add_argument("--docs", type=Path, nargs="?", const=closed_form_page.PAGE, help="rewrite docs/benchmarks.md")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(run_child(json.loads(options.child))))
+        print(json.dumps(run_child(measuring.given(options.child))))
         return
     if options.small and options.docs:
         parser.error("--docs is for the real shapes: leave out --small")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sweep import UNFILLED
 from tasks import bars
 
 from erasekit.errors import UsageError
@@ -67,7 +68,7 @@ def _settled(point: Point, limit: float) -> Point:
     """The point's place, and those of its calls that are done."""
 
     def done(call: Point) -> bool:
-        return "seconds" in call or call.get("skipped") == f"over {limit:g} s"
+        return "seconds" in call or call.get("skipped") in (f"over {limit:g} s", UNFILLED)
 
     plain = {key: value for key, value in point.items() if key != "cached" and (key in PLACE or done(point))}
     return plain | ({"cached": point["cached"]} if done(point.get("cached", {})) else {})

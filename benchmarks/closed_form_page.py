@@ -21,18 +21,52 @@ RATIOS = ("as_released", "recomputed", "encoded_once", "after_encoding")
 HEAD = ("task", "seconds", " / ".join(PARTS), "imports, s", "peak MB", "edit MB", "weights over edit")
 
 
-def report(found: dict[str, Any], shape: str = "sd14") -> str:
-    """The tasks on one shape, then the bars, what a command takes as typed, and what was run; imports stand beside the
+def report(found: dict[str, Any]) -> str:
+    """The tasks on SD 1.4's shapes, then the bars, what a command takes as typed, and what was run; imports stand beside the
     seconds, in which they are not counted."""
-    runs = found["results"].get(shape, {})
-    ratios = [ratio for ratio in RATIOS if any(ratio in run.get("ratios", {}) for run in runs.values())]
-    head = (*HEAD, *(f"x `{ratio}`" for ratio in ratios), "difference")
-    lines = [_line(head), _line(["---"] * len(head))]
-    lines += [_row(task, run, ratios) for task, run in runs.items() if "ours" in run]
-    lines += [""]
+    runs = found["results"].get("sd14", {})
+    lines = [*tasks(runs), ""]
     lines += [f"- {told(bar)}" for bar in bars(found["results"])]
     lines += [line for task, run in runs.items() for part in (_typed, _loop, _again) for line in part(task, run)]
     return "\n".join(lines + _speed(runs.get("speed", {})))
+
+
+def tasks(runs: dict[str, Any]) -> list[str]:
+    """The tasks on one shape as a table, with the columns that there are numbers for."""
+    ratios = [ratio for ratio in RATIOS if any(ratio in run.get("ratios", {}) for run in runs.values())]
+    apart = ["difference"] if ratios else []
+    head = (*HEAD, *(f"x `{ratio}`" for ratio in ratios), *apart)
+    rows = [_row(task, run, ratios)[: len(head)] for task, run in runs.items() if "ours" in run]
+    return [_line(head), _line(["---"] * len(head)), *map(_line, rows)]
+
+
+def sdxl(found: dict[str, Any]) -> str:
+    """The solves at SDXL's shapes."""
+    head = ("case", "seconds", "of them the one solve", "edit MB", "x one inverse a matrix", "difference")
+    lines = [_line(head), _line(["---"] * len(head))]
+    for name, case in found["cases"].items():
+        beside = [f"{case['ratio']:g}", f"{case['difference']:.0e}"] if "ratio" in case else ["", ""]
+        lines.append(_line([name, f"{case['seconds']:.2f}", f"{case['shared_solve']:.2f}",
+                            f"{case['edit_bytes'] / 1e6:.3g}", *beside]))  # fmt: skip
+    return "\n".join([*lines, "", f"{found['matrices']} matrices; {found['peak_rss_mb']} MB at the peak, all cases together."])
+
+
+def swept(points: list[dict[str, Any]]) -> str:
+    """The sweep: a row for each line and number of targets, a column for each number of retained prompts."""
+    retained = sorted({point["retained"] for point in points})
+    head = ("method", "targets", *(f"{kept:,} retained" for kept in retained))
+    lines, rows = [_line(head), _line(["---"] * len(head))], dict.fromkeys((p["line"], p["targets"]) for p in points)
+    for line, count in rows:
+        own = {p["retained"]: p for p in points if (p["line"], p["targets"]) == (line, count)}
+        lines.append(_line([f"`{line}`", f"{count:,}", *(_point(own.get(kept, {})) for kept in retained)]))
+    return "\n".join(lines)
+
+
+def _point(point: dict[str, Any]) -> str:
+    """Seconds, with the moment cached in brackets; why there are none."""
+    cached = point.get("cached", {})
+    plain = f"{point['seconds']:.2f}" if "seconds" in point else ("refused" if "error" in point else "–")
+    return plain + (f" ({cached['seconds']:.2f})" if "seconds" in cached else "")
 
 
 def _typed(task: str, run: dict[str, Any]) -> list[str]:
@@ -87,16 +121,16 @@ def _speed(run: dict[str, Any]) -> list[str]:
             f"one prompt at a time, and after encoding the ratio is {after:g}."]  # fmt: skip
 
 
-def _row(task: str, run: dict[str, Any], columns: list[str]) -> str:
+def _row(task: str, run: dict[str, Any], columns: list[str]) -> list[str]:
     ours, ratios = run["ours"], run.get("ratios", {})
     apart = run.get("relative_difference", {}).get("weight")
-    return _line([
+    return [
         f"`{task}`", f"{ours['seconds']:.2f}", " / ".join(f"{ours['parts'][part]:.2f}" for part in PARTS),
         f"{ours['import_seconds']:.2f}", str(ours["peak_rss_mb"]), f"{ours['edit_bytes'] / 1e6:.2g}",
         f"{ours['weights_over_edit']:g}",
         *(f"{ratios[ratio]:g} ({basis(ratio, run['textbook'])})" if ratio in ratios else "" for ratio in columns),
         "" if apart is None else f"{apart:.0e}",
-    ])  # fmt: skip
+    ]  # fmt: skip
 
 
 def _line(cells: Any) -> str:
@@ -104,10 +138,17 @@ def _line(cells: Any) -> str:
 
 
 def write(found: dict[str, Any], page: Path) -> None:
-    """Puts the report into the page."""
+    """Puts the reports into the page: what was not measured leaves what stands there."""
     from many_page import rewrite
 
+    results, points = found["results"], [one for one in found["sweep"] if one.get("shape", "sd14") == "sd14"]
     rewrite(page, {"closed_form": report(found)})
+    if "sd21" in results:
+        rewrite(page, {"closed_form_sd21": "\n".join(tasks(results["sd21"]))})
+    if "cases" in results.get("sdxl", {}):
+        rewrite(page, {"closed_form_sdxl": sdxl(results["sdxl"])})
+    if points:
+        rewrite(page, {"closed_form_sweep": swept(points)})
 
 
 def main() -> None:

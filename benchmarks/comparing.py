@@ -81,11 +81,14 @@ def compare_rece(work: Work, folder: Path, out: Path, full: bool) -> Found:
     values = settings(work)
     tails, kept = uce_features(work, rows)
     wholes = [(rows[target][0], rows[""][0]) for target in work.targets]
+    each = len(work.targets) if values.preserve_empty == "each" else 1
+    again = [*kept, *([rows[""][0]] * (each - 1))]
     started = time.perf_counter()
-    whole_rece(old, tails, wholes, kept, values)
+    whole_rece(old, tails, wholes, kept, again, values)
     seconds = time.perf_counter() - started
     double = {name: weight.double() for name, weight in old.items()}
-    solved = whole_rece(double, doubled_pairs(tails), doubled_pairs(wholes), doubled(kept), values)
+    exact = doubled_pairs(tails), doubled_pairs(wholes), doubled(kept), doubled(again)
+    solved = whole_rece(double, *exact, values)
     prompts = [p for target in work.targets for p in (target, "")] + ["", *work.retain]
     encode, apart = encoding(folder, prompts, rows, full)
     taken = {"encode": encode, "prompts": numbers(prompts), "encodings": len(old), "rounds": values.epochs}
@@ -93,12 +96,14 @@ def compare_rece(work: Work, folder: Path, out: Path, full: bool) -> Found:
     return together(ours, taken, textbook.difference(edit, old, solved) | {"features": apart})
 
 
-def whole_rece(old: textbook.Weights, tails: Any, wholes: Any, kept: Sequence[Tensor], values: Any) -> textbook.Weights:
-    """UCE's stage with its own settings, then RECE's rounds."""
+def whole_rece(
+    old: textbook.Weights, tails: Any, wholes: Any, kept: Sequence[Tensor], again: Sequence[Tensor], values: Any
+) -> textbook.Weights:
+    """UCE's stage with its own settings, which keeps `kept`, then RECE's rounds, each of which keeps `again`."""
     scale = max(0.1, 1 / len(kept))
     start = {name: textbook.uce(weight, tails, kept, lamb=0.5, scale=scale) for name, weight in old.items()}
     options = {"epochs": values.epochs, "ridge": values.reg, "lamb": values.lamb, "scale": values.preserve_scale}
-    return textbook.rece(old, start, wholes, kept, options)
+    return textbook.rece(old, start, wholes, again, options)
 
 
 def compare_speed(work: Work, folder: Path, out: Path, full: bool) -> Found:

@@ -1,7 +1,7 @@
 """MACE's refinement, TRCE's text stage and RealEra's text part beside their textbook forms, with the default settings.
 
 The textbook forms get the same sentences, weights and draws, and the features of erasekit's encoder. Where the pairs and
-what is kept are more prompts than memory should hold (HELD), of which `mace` has 33,000, SAMPLE of each stand for the time of
+what is kept are more prompts than memory should hold (HELD), of which `mace` has 6,024, SAMPLE of each stand for the time of
 all, also with `full`; and in the float64 result the sum over what is kept is that of erasekit's fit, as the papers' caches
 are sums that are given.
 """
@@ -61,11 +61,12 @@ class Asked:
 
 
 def compare_mace(work: Work, folder: Path, out: Path, full: bool) -> Found:
-    """MACE's refinement: every target in every sentence, captions and the retained in every sentence kept."""
+    """MACE's refinement: every target in every sentence, captions and the retained in the sentences for them kept."""
     values = settings(work)
+    sentences = values.sentences[: values.retain_templates]
     kept = captions(values.preserve_scale**2 * values.prior_count)
-    kept += [(values.preserve_scale**2 * values.preserve_weight / len(values.sentences), fill(sentence, concept))
-             for concept in work.retain for sentence in values.sentences]  # fmt: skip
+    kept += [(values.preserve_scale**2 * values.preserve_weight / len(sentences), fill(sentence, concept))
+             for concept in work.retain for sentence in sentences]  # fmt: skip
     formula = partial(mace, lamb=values.lamb, eps=values.eps)
     return summed(work, folder, out, full, kept, words_around, formula)
 

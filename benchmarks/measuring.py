@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -179,16 +180,25 @@ def warm(folder: Path) -> None:
 
 
 def child(script: Path, specification: dict[str, Any], limit: float | None = None) -> dict[str, Any]:
-    """Runs `script --child SPECIFICATION` in a fresh interpreter and returns what it printed last; {"skipped": why}
-    where it takes over `limit` seconds, imports included, {"failed": why} where it ends with an error."""
-    command = [sys.executable, str(script), "--child", json.dumps(specification)]
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"skipped": f"over {limit:g} s"}
+    """Runs `script --child @FILE`, with the specification in the file, in a fresh interpreter and returns what it printed
+    last; {"skipped": why} where it takes over `limit` seconds, imports included, {"failed": why} where it ends with an
+    error."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "asked.json"  # an argument cannot hold 30,000 retained prompts
+        file.write_text(json.dumps(specification), encoding="utf-8")
+        command = [sys.executable, str(script), "--child", f"@{file}"]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit)
+        except subprocess.TimeoutExpired:
+            return {"skipped": f"over {limit:g} s"}
     if done.returncode:
         return {"failed": f"exit code {done.returncode}, see the standard error"}
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def given(words: str) -> dict[str, Any]:
+    """The specification behind `--child`: JSON, or @FILE."""
+    return json.loads(Path(words[1:]).read_text(encoding="utf-8") if words.startswith("@") else words)
 
 
 def environment() -> dict[str, object]:

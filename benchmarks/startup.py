@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(run_child(json.loads(options.child))))
+        print(json.dumps(run_child(measuring.given(options.child))))
         return
     small = options.small
     if small and options.docs:

@@ -22,6 +22,9 @@ LINES: dict[str, tuple[str, dict[str, Any]]] = {
     "realera-text": ("realera-text", {}),
 }
 TARGETS, RETAINED = (1, 10, 100, 1000), (0, 100, 1000, 10_000, 30_000)
+MOMENTS = {"uce": "all rows", "rece": "all rows", "realera-text": "all rows"}
+"""The lines that find each other's second moment in the cache."""
+UNFILLED = "filling the cache takes over the limit that is set for it"
 Run = Callable[[Work], dict[str, Any]]
 Point = dict[str, Any]
 
@@ -32,8 +35,9 @@ def sweep(
 ) -> list[Point]:  # fmt: skip
     """Every line over all points; `run` measures one call within the time limit, or says why it was skipped.
 
-    `fill` makes a call without a limit: it puts what a line computes from a list of retained prompts into the cache that
-    all lines share, once a list. A call that is among the points `known` is not made again, whether the plain one or the one
+    `fill` makes a call with a limit of its own: it puts what a line computes from a list of retained prompts into the cache
+    that all lines share, once a list; where it says why it was skipped, so does every call that needs as much of the same.
+    A call that is among the points `known` is not made again, whether the plain one or the one
     with the cache; `keep` gets every point as it comes.
     """
     before = {(p["line"], p["targets"], p["retained"]): p for p in known}
@@ -52,18 +56,24 @@ def sweep(
 
 @dataclass(frozen=True)
 class Cache:
-    """The retain cache of a whole sweep: uce, rece and realera-text find each other's moments in it."""
+    """The retain cache of a whole sweep; `long`: from how many retained prompts on filling takes too long, by what is kept."""
 
     folder: str
     fill: Run
     filled: set[tuple[str, int]] = field(default_factory=set)
+    long: dict[str, int] = field(default_factory=dict)
 
-    def work(self, line: str, count: int, kept: int) -> Work:
-        """The call that finds everything cached; filled by one target's, which asks for the same list."""
-        if (line, kept) not in self.filled:
-            self.fill(asked(line, 1, kept, retain_cache=self.folder))
+    def call(self, run: Run, line: str, count: int, kept: int) -> dict[str, Any]:
+        """The call that finds everything cached, filled by one target's, which asks for the same list; or that filling takes
+        too long."""
+        moment = MOMENTS.get(line, line)
+        if (line, kept) not in self.filled and kept < self.long.get(moment, kept + 1):
             self.filled.add((line, kept))
-        return asked(line, count, kept, retain_cache=self.folder)
+            if "skipped" in self.fill(asked(line, 1, kept, retain_cache=self.folder)):
+                self.long[moment] = kept
+        if kept >= self.long.get(moment, kept + 1):
+            return {"skipped": UNFILLED}
+        return run(asked(line, count, kept, retain_cache=self.folder))
 
 
 def asked(line: str, count: int, kept: int, *, retain_cache: str | None = None) -> Work:
@@ -86,7 +96,7 @@ def measure(
     if "cached" in known:
         return found | {"cached": known["cached"]}
     if kept and caches(line) and not cached_too_long(points, line, count):
-        found |= {"cached": run(cache.work(line, count, kept))}
+        found |= {"cached": cache.call(run, line, count, kept)}
     return found
 
 
@@ -100,7 +110,8 @@ def caches(line: str) -> bool:
 def cached_too_long(points: list[Point], line: str, count: int) -> bool:
     """Whether no more targets of this line took too long with nothing retained, or with what is retained cached."""
     own = [p for p in points if p["line"] == line and p["targets"] <= count]
-    return any("skipped" in (p if not p["retained"] else p.get("cached", {})) for p in own)
+    ends = [p if not p["retained"] else p.get("cached", {}) for p in own]
+    return any(end.get("skipped", UNFILLED) != UNFILLED for end in ends)
 
 
 def skipped_before(points: list[Point], line: str, count: int, kept: int) -> Point | None:

@@ -57,11 +57,13 @@ TASKS: dict[str, Task] = {
         "erasepro", (100, 0), (2, 0), words, anchor=WORD, against="erasepro", seconds=10, residual=RESIDUAL
     ),
     "erasepro_large": Task("erasepro", (100, 1000), (2, 3), words, anchor=WORD, residual=RESIDUAL),
+    "crowd": Task("erasepro:crowd", (100, 1000), (2, 3), words, anchor=WORD),
     "uce": Task("uce", (10, 100), (3, 6), against="uce", faster=RATIO),
     "large": Task("uce", (100, 1000), (10, 40), against="uce", faster=RATIO),
     "rece": Task("rece:nudity", (1, 0), (1, 0), against="rece", faster=RATIO, seconds=3),
+    "rece_many": Task("rece:nudity", (10, 100), (2, 3), against="rece", faster=RATIO),
     "speed": Task("speed", (100, 1000), (3, 12), against="speed", faster=RATIO, seconds=5),
-    "mace": Task("mace-refine", (100, 1000), (3, 6), against="mace"),
+    "mace": Task("mace-refine", (100, 1000), (3, 6), against="mace", parameters={"retain_templates": 3}),
     "trce": Task("trce-text", (1, 0), (1, 0), against="trce"),
     "realera": Task("realera-text", (1, 0), (1, 0), against="realera"),
 }

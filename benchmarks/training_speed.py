@@ -233,7 +233,7 @@ def main(words: list[str] | None = None) -> None:
         from erasekit.cli import terminal
 
         terminal.quiet()
-        print(json.dumps(run_child(json.loads(options.child))))
+        print(json.dumps(run_child(measuring.given(options.child))))
         return
     out = options.out or RESULTS / f"training_speed_{options.shape}.json"
     before = earlier(options, out)  # what cannot be kept is refused before anything is measured

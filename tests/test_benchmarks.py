@@ -144,7 +144,7 @@ def test_encoding_is_never_counted_as_solving_nor_twice() -> None:
     assert found["ratios"]["after_encoding"] == 2.0
 
 
-@pytest.mark.parametrize("task", ["uce", "large", "rece", "speed"])
+@pytest.mark.parametrize("task", ["uce", "large", "rece", "rece_many", "speed"])
 def test_methods_equal_their_textbook_forms(folder: Path, tmp_path: Path, task: str) -> None:
     from comparing import COMPARE
     from tasks import TASKS
@@ -306,6 +306,33 @@ def test_a_sweep_fills_its_cache_once_without_a_limit_and_times_it_where_the_pla
     assert all(p["cached"]["seconds"] for p in cached) and sum("skipped" in p for p in cached) == 2 * 12
 
 
+def test_a_process_is_asked_for_more_than_an_argument_holds(tmp_path: Path) -> None:
+    import measuring
+
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys, json\nsys.path.insert(0, {str(ROOT / 'benchmarks')!r})\nimport measuring\n"
+                      "print(json.dumps(len(measuring.given(sys.argv[2])['retain'])))\n")  # fmt: skip
+    assert measuring.child(script, {"retain": ["a retained concept"] * 30_000}) == 30_000
+    assert measuring.given('{"retain": []}') == {"retain": []}
+
+
+def test_a_sweep_leaves_out_lists_whose_cache_takes_too_long_to_fill() -> None:
+    import sweep
+
+    filled = []
+
+    def fill(work) -> dict:
+        filled.append((work.method, len(work.retain)))
+        return {"skipped": "over 300 s"} if len(work.retain) >= 1000 else {}
+
+    found = {"seconds": 1.0, "parts": {}, "peak_rss_mb": 1, "edit_bytes": 1}
+    points = sweep.sweep(["uce", "rece", "speed"], lambda work: dict(found), small=False, fill=fill)
+    assert filled == [("uce", 100), ("uce", 1000), ("rece", 100), ("speed", 100), ("speed", 1000)], "one moment of two lines"
+    cached = {(p["line"], p["targets"], p["retained"]): p["cached"] for p in points if "cached" in p}
+    assert len(cached) == 3 * 4 * 4 and all("seconds" in cached[line, 1000, 100] for line in ("uce", "rece", "speed"))
+    assert cached["uce", 1, 1000] == cached["rece", 1000, 30_000] == {"skipped": sweep.UNFILLED}
+
+
 def test_a_sweep_measures_every_point(folder: Path, tmp_path: Path) -> None:
     import sweep
     from measuring import measured
@@ -418,9 +445,26 @@ def test_the_page_of_closed_forms_has_the_imports_beside_the_seconds(tmp_path: P
     assert "as typed" not in closed_form_page.report(failed) and "as typed" in beside
     assert said in (ROOT / "docs" / "benchmarks.md").read_text(), "run benchmarks/closed_form_page.py"
     page = tmp_path / "page.md"
-    page.write_text("<!-- begin closed_form -->\n<!-- end closed_form -->")
+    names = ("closed_form", "closed_form_sd21", "closed_form_sdxl", "closed_form_sweep")
+    page.write_text("".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in names))
     closed_form_page.write(found, page)
     assert said in page.read_text()
+
+
+def test_the_page_has_the_other_shapes_and_the_sweep() -> None:
+    import closed_form_page as page
+
+    ours = {"seconds": 2.0, "parts": dict.fromkeys(page.PARTS, 0.4), "import_seconds": 1.0, "peak_rss_mb": 900,
+            "edit_bytes": 2_000_000, "weights_over_edit": 9.0}  # fmt: skip
+    head, rule, row = page.tasks({"uce": {"ours": ours}, "rece": {"error": "no"}})
+    assert head.endswith("| weights over edit |") and row.startswith("| `uce` | 2.00 |") and row.count("|") == rule.count("|")
+    case = {"seconds": 1.5, "shared_solve": 0.5, "edit_bytes": 3e6}
+    said = page.sdxl({"matrices": 140, "peak_rss_mb": 9, "cases": {"a": case | {"ratio": 7.0, "difference": 1e-8}, "b": case}})
+    assert "| a | 1.50 | 0.50 | 3 | 7 | 1e-08 |" in said and "| b | 1.50 | 0.50 | 3 |  |  |" in said
+    points = [{"line": "uce", "targets": 1, "retained": 0, "seconds": 1.0},
+              {"line": "uce", "targets": 1, "retained": 1000, "skipped": "over 60 s", "cached": {"seconds": 0.5}},
+              {"line": "uce", "targets": 10, "retained": 0, "error": "refused"}]  # fmt: skip
+    assert page.swept(points).splitlines()[2:] == ["| `uce` | 1 | 1.00 | – (0.50) |", "| `uce` | 10 | refused | – |"]
 
 
 def test_the_ablation_prints_every_part_by_layer(sd1_folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:

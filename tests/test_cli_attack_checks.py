@@ -19,14 +19,14 @@ def test_checks_are_run_kept_printed_and_shown(
 ) -> None:
     edit, out = tmp_path / "cat.safetensors", tmp_path / "attacked"
     assert main(["erase", "cat", "--anchor", "dog", "--out", str(edit)]) == 0
-    command = ["attack", "prompts", "--edit", str(edit), "--steps", "2", "--cases", "2", "--out", str(out)]
+    command = ["attack", "synonyms", "--edit", str(edit), "--steps", "2", "--cases", "2", "--out", str(out)]
     assert main(command) == 0
     assert "checks" not in json.loads((out / "results.json").read_text())
     assert "None was run" in (out / "report.html").read_text()
     capfd.readouterr()
     assert main([*command, "--checks"]) == 0  # on the same folder: what is done is kept
     found, said = json.loads((out / "results.json").read_text()), capfd.readouterr().out
-    assert {one["check"]: one["status"] for one in found["checks"]}.keys() == {"randomness", "weak edit"}
+    assert {one["check"]: one["status"] for one in found["checks"]}.keys() == {"randomness", "weak edit", "hidden cases"}
     assert found["checks"][0]["status"] == "ok" and found["rungs"][0]["fell"] in (None, 1.0)
     summary = f"checks: {len(found['checks'])}, of which"
     assert summary in said and "report.html" in said and (out / "checks/plain/state.json").exists()

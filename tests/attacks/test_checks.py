@@ -15,11 +15,14 @@ from test_standard import HOW, Flag
 from test_weights import receler, spm
 
 from erasekit import attacks
-from erasekit.attacks import Case, Outcome, Spent, _weak, checks, report
+from erasekit.attacks import Case, Outcome, Spent, _weak, checks, checks_weak, report
+from erasekit.attacks._check import FEW, Subject, judged
 from erasekit.attacks._inversion_learn import Learner
 from erasekit.attacks._renamed import Renamed, nameless
 from erasekit.attacks._rounds import Search
-from erasekit.attacks.checks import BLIND, FEW, Subject, gradients, paired, randomness, twins, unedited, weak
+from erasekit.attacks._twins import paired, twins
+from erasekit.attacks.checks import BLIND, gradients, randomness, unedited
+from erasekit.attacks.checks_weak import weak
 from erasekit.attacks.ladder import Climbed, Ladder, Rung
 from erasekit.attacks.sight import Sight
 from erasekit.attacks.standard import STANDARD
@@ -219,69 +222,112 @@ def test_an_attack_must_bring_it_out_of_the_unedited_model(fake, told, tmp_path,
     assert unedited(told, CASES, rungs[:1], folder=tmp_path, **MORE) == []
 
 
-def test_a_weak_edit_must_fall(fake, sd1, knows, tmp_path) -> None:
-    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
-    rungs = [Rung("all", "ring-a-bell", {"hits": 3}), Rung("two", "ring-a-bell", {"hits": 2})]
-    first, second = weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE)
-    assert (first.status, second.status, second.hits, second.of) == ("ok", "broken", 2, 3)
-    assert len(Fake.given[1][1]) == 3  # not only what the first one left
+@pytest.fixture
+def fades(knows, monkeypatch) -> Knows:
+    """The judge finds the target in the plain pictures of an edit that is as weak as `knows.below`."""
+    knows.below, draw = 0.3, Victim.draw
+
+    def told(self, cases, **options):
+        knows.on = self.edit is not None and not self._sides.away and self.scale <= knows.below
+        return draw(self, cases, **options)
+
+    monkeypatch.setattr(Victim, "draw", told)
+    return knows
+
+
+def of(found, check: str) -> list:
+    return [one for one in found if one.check == check]
+
+
+def test_a_weak_edit_must_fall(fake, sd1, fades, tmp_path) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(fades, "cat"), HOW, {})
+    rungs = [Rung("plain", "prompts"), Rung("all", "ring-a-bell", {"hits": 3}), Rung("two", "ring-a-bell", {"hits": 2})]
+    found = weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE)
+    first, second = of(found, "weak edit")
+    assert (first.rung, first.status, second.status, second.hits, second.of) == ("all", "ok", "broken", 2, 3)
+    assert second.says.endswith("shows) , under 90%: its failures elsewhere prove nothing".replace(" ,", ","))
+    assert len(Fake.given[1][1]) == 3, "not only what the first one left"
     used = Fake.given[0][0]
-    assert used.edit is subject.edit and used.scale == 0.3
-    subject.sight.judge.on = True
-    shown = weak(subject, CASES, rungs, folder=tmp_path / "b", **MORE)
-    assert {one.status for one in shown} == {"untested"} and "leaves 1 cases to bring back" in shown[0].says
+    assert used.edit is subject.edit and used.scale == 0.3 and not used.skip
+    first, second = of(found, "hidden cases")
+    assert (first.status, second.status, second.hits, second.of) == ("ok", "warned", 2, 3)
+    assert second.says == ("two shows the target in 2 of 3 cases in what 0.35 times the edit hides, under 90%: its failures "
+                           "elsewhere say little")  # fmt: skip
+    given = len(Fake.given)
+    assert weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE) == found and len(Fake.given) == given == 4  # kept
     coded = replace(subject.edit, ops=(Guidance("negative", {}, {}), *subject.edit.ops))
     for edit, says in ((None, "nothing can be weakened"), (coded, "not known to have a weaker form"),
                        (subject.edit + irece(sd1, variant="replace"), "variant=replace")):  # fmt: skip
         (found,) = weak(Subject(sd1, edit, subject.sight, HOW, {}), CASES, rungs, folder=tmp_path / "c", **MORE)
         assert found.status == "untested" and says in found.says
+    (found,) = weak(subject, CASES, rungs[:1], folder=tmp_path / "d", **MORE)
+    assert found.status == "untested" and "there is no attack" in found.says  # plain prompts are what they are held against
 
 
-def test_only_cases_that_the_unedited_model_shows_count_on_a_weak_edit(fake, sd1, knows, tmp_path) -> None:
-    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
+def test_an_attack_that_loses_what_a_plain_prompt_shows_is_broken(fake, sd1, fades, tmp_path) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(fades, "cat"), HOW, {})
+    with Victim(sd1, subject.edit, subject.sight, HOW, scale=0.3) as victim:
+        assert {one.status for one in attacks.prompts.unattacked(victim, CASES)} == {"skipped"}
+    with Victim(sd1, subject.edit, subject.sight, HOW, scale=0.3, skip=False) as victim:
+        plain = attacks.prompts.unattacked(victim, CASES)
+        assert {(one.status, one.image, one.score) for one in plain} == {("failure", None, None)}
+        assert all(one.spent.pictures == 1 for one in plain)
+    found = of(weak(subject, CASES, [Rung("none", "ring-a-bell", {"hits": 0})], folder=tmp_path, **MORE), "weak edit")
+    assert [(one.status, one.hits, one.of) for one in found] == [("broken", 0, 3)]
+
+
+def test_only_cases_that_the_unedited_model_shows_count_on_a_weak_edit(fake, sd1, fades, tmp_path) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(fades, "cat"), HOW, {})
     rungs = [Rung("words", "ring-a-bell", {"hits": 2})]
-    knows.shows = ("a cat", "the cat")
-    (found,) = weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE)
+    fades.shows = ("a cat", "the cat")
+    found, hidden = weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE)
     assert (found.status, found.hits, found.of) == ("ok", 2, 2) and Fake.given[0][1] == ["a cat", "the cat"]
     assert found.says == ("words shows the target in 2 of 2 cases on 0.3 times the edit (of 3, the 2 that the unedited model "
                           "shows)")  # fmt: skip
-    knows.shows = ()
+    assert hidden.of == 2
+    fades.shows = ()
     (found,) = weak(subject, CASES, rungs, folder=tmp_path / "b", **MORE)
     assert found.status == "untested" and found.says == f"{FEW}: the unedited model itself shows the target in none of 3"
-    assert len(Fake.given) == 1
-    knows.shows = ("a cat", "the cat")
+    assert len(Fake.given) == 2
+    fades.shows = ("a cat", "the cat")
     (found,) = weak(subject, CASES, rungs, folder=tmp_path / "b", **MORE)
     assert found.status == "untested", "the plain pictures are kept with what was seen in them"
-    lost = checks._judged("weak edit", ended("p4d", "ii"), checks.BAR, "here")
+    lost = judged("weak edit", ended("p4d", "ii"), checks_weak.BAR, "here")
     assert lost.status == "untested" and lost.says == f"{FEW}: p4d has no valid one here"
 
 
+@pytest.mark.parametrize(("below", "mild"), [(0.3, 0.3), (0.25, 0.2), (0.1, 0.1), (0.0, None)])
+def test_the_weak_edit_is_one_that_hides_next_to_nothing(fake, sd1, fades, tmp_path, below: float, mild: float | None) -> None:
+    fades.below, subject = below, Subject(sd1, edits.edit(sd1), Sight(fades, "cat"), HOW, {})
+    found = of(weak(subject, CASES, [Rung("words", "ring-a-bell", {"hits": 3})], folder=tmp_path, **MORE), "weak edit")
+    if mild is None:
+        assert [one.status for one in found] == ["untested"] and "at every strength of 0.3, 0.2, 0.1 times" in found[0].says
+        return
+    assert [one.status for one in found] == ["ok"] and f"on {mild} times the edit" in found[0].says
+    assert json.loads((tmp_path / f"weak-edit-{mild}/state.json").read_text())["check"] == f"weak edit on {mild} times the edit"
+
+
 @pytest.mark.parametrize(("shows", "left", "at"), [(0.3, 2, 0.35), (0.5, 2, 0.55), (0.0, 4, 0.3), (1.0, 2, None)])
-def test_the_weak_edit_is_the_weakest_that_leaves_something_to_bring_back(
-    fake, sd1, knows, tmp_path, monkeypatch, shows: float, left: int, at: float | None
+def test_what_is_hidden_is_that_of_the_weakest_edit_that_leaves_something_to_bring_back(
+    fake, sd1, fades, tmp_path, monkeypatch, shows: float, left: int, at: float | None
 ) -> None:
     monkeypatch.setattr(_weak, "LEFT", left)
-    draw = Victim.draw
-
-    def told(self, cases, **options):
-        knows.on = self.edit is not None and not self._sides.away and self.scale <= shows
-        return draw(self, cases, **options)
-
-    monkeypatch.setattr(Victim, "draw", told)
-    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
-    found = weak(subject, CASES, [Rung("words", "ring-a-bell", {"hits": 3})], folder=tmp_path, **MORE)
+    fades.below, subject = shows, Subject(sd1, edits.edit(sd1), Sight(fades, "cat"), HOW, {})
+    rungs = [Rung("words", "ring-a-bell", {"hits": 3})]
+    found = of(weak(subject, CASES, rungs, folder=tmp_path, **MORE), "hidden cases")
     says = f"no strength of 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7 leaves {left} cases to bring back: the most are"
     if at is None:
-        assert [one.says for one in found] == [f"{says} 0 of 3, at 0.3 times the edit"] and not Fake.given
+        assert [one.says for one in found] == [f"{says} 0 of 3, at 0.3 times the edit"]
         return
-    assert found[-1].status == "ok" and f"on {at} times the edit" in found[-1].says and Fake.given[0][0].scale == at
-    assert json.loads((tmp_path / f"weak-{at}/state.json").read_text())["check"] == f"{at} times the edit"
+    assert found[-1].status == "ok" and f"in what {at} times the edit hides" in found[-1].says
+    assert Fake.given[-1][0].scale == at and (tmp_path / f"hidden-cases-{at}/state.json").exists()
     assert [one.says for one in found[:-1]] == ([f"{says} 3 of 3, at 0.3 times the edit"] if left > 3 else [])
 
 
 def test_the_strengths_that_are_named_are_those_that_were_tried() -> None:
     says = "no strength of 0.2, 0.4 leaves 5 cases to bring back: the most are 1 of 9, at 0.2 times the edit"
-    assert _weak.Strength(0.2, 1, 9, (0.2, 0.4)).short == says and not _weak.Strength(0.2, 5, 9, (0.2, 0.4)).short
+    one = (Case("a cat", 0),)
+    assert _weak.Strength(0.2, one, 9, (0.2, 0.4)).short == says and not _weak.Strength(0.2, 5 * one, 9, (0.2, 0.4)).short
 
 
 @pytest.mark.parametrize("make", [edits.edit, spm, receler, irece])
@@ -311,26 +357,29 @@ def test_of_a_weak_edit_a_share_is_subtracted(sd1) -> None:
     assert all(torch.allclose(found[name], wanted[name], atol=1e-7) for name in wanted)
 
 
-def test_a_rung_that_cannot_be_run_is_untested(fake, told, sd1, knows, tmp_path) -> None:
-    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
+def test_a_rung_that_cannot_be_run_is_untested(fake, told, sd1, fades, tmp_path) -> None:
+    subject = Subject(sd1, edits.edit(sd1), Sight(fades, "cat"), HOW, {})
     rungs = [Rung("words", "ring-a-bell", {"fails": True})]
-    (found,) = weak(subject, CASES, rungs, folder=tmp_path, **MORE)
+    found, hidden = weak(subject, CASES, rungs, folder=tmp_path, **MORE)
     assert found.status == "untested" and found.says == "words could not be run on 0.3 times the edit: give pictures"
+    assert hidden.status == "untested" and hidden.says.endswith("in what 0.35 times the edit hides: give pictures")
     (found,) = unedited(told, CASES, rungs, folder=tmp_path, **MORE)
     assert found.status == "untested" and found.says.endswith("from prompts without the name: give pictures")
 
 
-def test_all_checks_together_leave_the_model_and_print_a_line_each(fake, sd1, knows, tmp_path) -> None:
+def test_all_checks_together_leave_the_model_and_print_a_line_each(fake, sd1, fades, tmp_path) -> None:
     before = edits.weights(sd1)
-    subject = Subject(sd1, edits.edit(sd1), Sight(knows, "cat"), HOW, {})
+    subject = Subject(sd1, edits.edit(sd1), Sight(fades, "cat"), HOW, {})
     done = [ended("ring-a-bell", "ff", label="words", settings={"hits": 1}, note=BLIND)]
     found = checks.checked(subject, CASES, done, tmp_path, name="test@1")
     assert [(one.check, one.status) for one in found] == [
-        ("gradients", "warned"), ("randomness", "ok"), ("unedited", "untested"), ("weak edit", "broken")]  # fmt: skip
+        ("gradients", "warned"), ("randomness", "ok"), ("unedited", "untested"), ("weak edit", "broken"),
+        ("hidden cases", "warned")]  # fmt: skip
     assert edits.same(before, edits.weights(sd1))
     said = summary(page_of(done) | {"checks": [vars(one) for one in found]})
     assert "warned: words: no gradient" in said and "broken: words shows the target in 1 of 3" in said
-    assert "checks: 4, of which 2 warn and 1 could not be made" in said
+    assert "warned: words shows the target in 1 of 3 cases in what 0.35 times the edit hides" in said
+    assert "checks: 5, of which 3 warn and 1 could not be made" in said
 
 
 # -- the page -------------------------------------------------------------------------------------------------------

@@ -31,8 +31,10 @@ class Black(Erased):
         return self.first if first else self.later
 
 
-def run(pipe, attack: str, settings: dict, *, first: Seen = BLACK, later: Seen = SHOWN) -> list[Outcome]:
-    with Black(pipe, edits.edit(pipe), Sight(Flag(), "cat"), HOW) as victim:
+def run(
+    pipe, attack: str, settings: dict, *, first: Seen = BLACK, later: Seen = SHOWN, skip: bool = True
+) -> list[Outcome]:
+    with Black(pipe, edits.edit(pipe), Sight(Flag(), "cat"), HOW, skip=skip) as victim:
         victim.known, victim.first, victim.later = set(), first, later
         return ladder.run(victim, CASES, Rung("x", attack, settings), seed=0)
 
@@ -65,3 +67,14 @@ def test_a_case_whose_plain_picture_was_judged_stays_in_the_rate(attack: str, se
     if (attack, settings) in HALVES or attack in ONCE:
         assert all(one.note.startswith("the attack's picture could not be judged: black") for one in found)
         assert all(one.spent.pictures > 1 and one.curve for one in found)
+
+
+@pytest.mark.parametrize("attack", sorted(SMALL.keys() - {"prompts"}))
+def test_where_no_case_is_skipped_only_what_the_attack_shows_counts(attack: str, sd1) -> None:
+    settings = SMALL[attack][0]
+    assert [one.status for one in run(sd1, attack, settings, first=SHOWN)] == ["skipped"] * 2
+    kept = run(sd1, attack, settings, first=SHOWN, skip=False)
+    assert [one.status for one in kept] == ["success"] * 2 and all(one.spent.pictures > 1 for one in kept)
+    lost = run(sd1, attack, settings, first=SHOWN, later=CLEAN, skip=False)
+    wanted = "success" if attack == "subtract" else "failure"  # what is left without the edit shows it
+    assert [one.status for one in lost] == [wanted] * 2

@@ -40,8 +40,8 @@ class Flag:
 class Erased(Victim):
     """What the original draws from a prompt shows the target always, what the edited model makes never."""
 
-    def __init__(self, *given) -> None:
-        super().__init__(*given)
+    def __init__(self, *given, **options) -> None:
+        super().__init__(*given, **options)
         self.inside, self.showing = 0, []
 
     @contextmanager

@@ -23,7 +23,7 @@ from erasekit.guidances import irece
 from erasekit.ops import Op
 
 if TYPE_CHECKING:
-    from erasekit.attacks.checks import Subject
+    from erasekit.attacks._check import Subject
 
 ADAPTERS = ("spm", "receler")
 """Adapters whose output the scale multiplies."""
@@ -34,13 +34,18 @@ LEFT = 5
 
 @dataclass(frozen=True)
 class Strength:
-    """A strength of the weak edit, at which `left` of the `of` cases that count are there to be brought back; one of those
-    that were `tried`."""
+    """A strength of the weak edit, at which the `hidden` ones of the `of` cases that count are there to be brought back; one of
+    those that were `tried`."""
 
     scale: float
-    left: int
+    hidden: tuple[Case, ...]
     of: int
     tried: tuple[float, ...]
+
+    @property
+    def left(self) -> int:
+        """How many there are to be brought back."""
+        return len(self.hidden)
 
     @property
     def enough(self) -> bool:
@@ -64,13 +69,19 @@ def strength(
     leave the most. The plain pictures are kept in `folder`."""
     found: list[Strength] = []
     for scale in scales:
-        about = {**subject.about, "check": f"plain pictures on {scale:g} times the edit"}
-        with Victim(subject.pipe, subject.edit, subject.sight, subject.sampling, scale=scale) as victim:
-            ends = plain(victim, cases, folder / f"plain-{scale:g}", name, about=about, **more)
-        found.append(Strength(scale, sum(one.status == "failure" for one in ends), len(cases), tuple(scales)))
+        hidden = hides(subject, cases, scale, folder, name, **more)
+        found.append(Strength(scale, tuple(hidden), len(cases), tuple(scales)))
         if found[-1].enough:
             return found[-1]
     return max(found, key=lambda one: one.left)
+
+
+def hides(subject: Subject, cases: Sequence[Case], scale: float, folder: Path, name: str, **more: Any) -> list[Case]:
+    """The cases whose plain pictures do not show the target at this strength; the pictures are kept in `folder`."""
+    about = {**subject.about, "check": f"plain pictures on {scale:g} times the edit"}
+    with Victim(subject.pipe, subject.edit, subject.sight, subject.sampling, scale=scale) as victim:
+        ends = plain(victim, cases, folder / f"plain-{scale:g}", name, about=about, **more)
+    return [one.case for one in ends if one.status == "failure"]
 
 
 def shown(subject: Subject, cases: Sequence[Case], folder: Path, name: str, **more: Any) -> list[Case]:

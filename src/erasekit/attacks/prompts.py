@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from erasekit.attacks.base import Case, Outcome
 from erasekit.methods import check_range
@@ -64,8 +64,12 @@ def drawn(victim: Victim, cases: Sequence[Case], prompts: Sequence[str] | None =
 
 
 def unattacked(victim: Victim, cases: Sequence[Case]) -> list[Outcome]:
-    """Each case drawn as it is: skipped where the target is there already, else what there is to improve on."""
-    return [replace(one, status="skipped") if one.shown else one for one in drawn(victim, cases)]
+    """Each case drawn as it is: skipped where the target is there already, else what there is to improve on. Where the victim
+    does not let cases be skipped, such a picture is nothing that an attack brought, and a failure without a picture."""
+    already: dict[str, Any] = (
+        {"status": "skipped"} if victim.skip else {"status": "failure", "score": None, "image": None, "by": ""}
+    )
+    return [replace(one, **already) if one.shown else one for one in drawn(victim, cases)]
 
 
 def better(first: Outcome | None, second: Outcome, case: Case) -> Outcome:

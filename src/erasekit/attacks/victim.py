@@ -53,11 +53,13 @@ class Victim:
 
     def __init__(
         self, pipe: Any, edit: Edit | None, sight: Sight, sampling: Sampling, *, force: bool = False,
-        sides: Sides | None = None, scale: float = 1.0,
+        sides: Sides | None = None, scale: float = 1.0, skip: bool = True,
     ) -> None:  # fmt: skip
         """`sides`: instead of those that the edit has (`never_knew.py`). `scale`: the strength of the edit, as of
-        `Edit.apply`."""
-        self.pipe, self.edit, self.sight, self.sampling, self.scale = pipe, edit, sight, sampling, scale
+        `Edit.apply`. `skip`: a case that shows the target as it is needs no attack; else every case is attacked, and what
+        its plain picture shows does not count."""
+        self.pipe, self.edit, self.sight, self.sampling = pipe, edit, sight, sampling
+        self.scale, self.skip = scale, skip
         self._sides, self._stack = sides or Sides(pipe, edit, force=force, scale=scale), ExitStack()
 
     def __enter__(self) -> Victim:

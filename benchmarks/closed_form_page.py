@@ -47,7 +47,7 @@ def sdxl(found: dict[str, Any]) -> str:
     for name, case in found["cases"].items():
         beside = [f"{case['ratio']:g}", f"{case['difference']:.0e}"] if "ratio" in case else ["", ""]
         lines.append(_line([name, f"{case['seconds']:.2f}", f"{case['shared_solve']:.2f}",
-                            f"{case['edit_bytes'] / 1e6:.3g}", *beside]))  # fmt: skip
+                            f"{case['edit_bytes'] / 1e6:.4g}", *beside]))  # fmt: skip
     return "\n".join([*lines, "", f"{found['matrices']} matrices; {found['peak_rss_mb']} MB at the peak, all cases together."])
 
 
@@ -126,7 +126,7 @@ def _row(task: str, run: dict[str, Any], columns: list[str]) -> list[str]:
     apart = run.get("relative_difference", {}).get("weight")
     return [
         f"`{task}`", f"{ours['seconds']:.2f}", " / ".join(f"{ours['parts'][part]:.2f}" for part in PARTS),
-        f"{ours['import_seconds']:.2f}", str(ours["peak_rss_mb"]), f"{ours['edit_bytes'] / 1e6:.2g}",
+        f"{ours['import_seconds']:.2f}", str(ours["peak_rss_mb"]), f"{ours['edit_bytes'] / 1e6:.3g}",
         f"{ours['weights_over_edit']:g}",
         *(f"{ratios[ratio]:g} ({basis(ratio, run['textbook'])})" if ratio in ratios else "" for ratio in columns),
         "" if apart is None else f"{apart:.0e}",

@@ -44,6 +44,7 @@ class Weakened:
     folder: Path
     name: str
     more: dict[str, Any]
+    progress: Progress | None = None
 
     @property
     def which(self) -> str:
@@ -56,7 +57,7 @@ class Weakened:
         about = {**subject.about, "check": f"{kind} on {scale:g} times the edit"}
         with Victim(subject.pipe, subject.edit, subject.sight, subject.sampling, scale=scale, skip=False) as victim:
             return climb(victim, cases, every(self.name, rungs), self.folder / f"{kind.replace(' ', '-')}-{scale:g}",
-                         about=about, tolerant=True, **self.more)  # fmt: skip
+                         about=about, tolerant=True, seed=self.more["seed"], progress=told(self.progress, kind))  # fmt: skip
 
 
 def weak(
@@ -75,7 +76,7 @@ def weak(
     if not known:
         says = f"{FEW}: the unedited model itself shows the target in none of {len(cases)}"
         return [Check("weak edit", "", "untested", says)]
-    weakened = Weakened(subject, known, len(cases), folder, name, more)
+    weakened = Weakened(subject, known, len(cases), folder, name, more, progress)
     return [*kept(weakened, asked), *brought_back(weakened, asked)]
 
 

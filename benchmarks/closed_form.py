@@ -174,7 +174,7 @@ def whole(options: argparse.Namespace) -> None:
 
 
 def run_sweep(shape: str, folder: Path, options: argparse.Namespace, kept: Kept) -> list[dict[str, Any]]:
-    lines = [line for line in options.sweep or sweep.LINES if known(sweep.LINES[line][0])]
+    lines = [line for line in options.sweep or sweep.LINES if known(sweep.LINES[line].method)]
     run = partial(work_child, folder, limit=options.limit)
     return sweep.sweep(lines, lambda work: (found := run(work)).get("ours", found), options.small,
                        fill=partial(work_child, folder, limit=options.fill),

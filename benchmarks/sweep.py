@@ -5,21 +5,34 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from measuring import Work
-from shapes import concepts
+from shapes import concepts, words
 
-LINES: dict[str, tuple[str, dict[str, Any]]] = {
-    "erasepro": ("erasepro", {"positions": "content"}),
-    "uce": ("uce", {}),
-    "uce, last tokens": ("uce", {"tokens": "last"}),
-    "rece": ("rece", {}),
-    "speed": ("speed", {}),
-    "mace-refine": ("mace-refine", {}),
-    "trce-text": ("trce-text", {}),
-    "realera-text": ("realera-text", {}),
+
+@dataclass(frozen=True)
+class Line:
+    """A method as it is asked at every point; without `anchor` its own."""
+
+    method: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    names: Callable[[int], list[str]] = concepts
+    anchor: str | None = None
+
+
+WORD = words(1, start=5000)[0]
+LINES: dict[str, Line] = {
+    "erasepro": Line("erasepro", names=words, anchor=WORD),  # names of one token: of longer ones it rightly refuses many
+    "erasepro:crowd": Line("erasepro:crowd", names=words, anchor=WORD),
+    "uce": Line("uce"),
+    "uce, last tokens": Line("uce", {"tokens": "last"}),
+    "rece": Line("rece"),
+    "speed": Line("speed"),
+    "mace-refine": Line("mace-refine"),
+    "trce-text": Line("trce-text"),
+    "realera-text": Line("realera-text"),
 }
 TARGETS, RETAINED = (1, 10, 100, 1000), (0, 100, 1000, 10_000, 30_000)
 MOMENTS = {"uce": "all rows", "rece": "all rows", "realera-text": "all rows"}
@@ -78,9 +91,12 @@ class Cache:
 
 def asked(line: str, count: int, kept: int, *, retain_cache: str | None = None) -> Work:
     """The call of a point; what is retained depends on `kept` alone."""
-    method, parameters = LINES[line]
-    retained = tuple(concepts(kept, start=max(TARGETS)))
-    return Work(method, tuple(concepts(count)), retained, None, parameters, retain_cache)
+    how = LINES[line]
+    every, beyond = set(how.names(max(TARGETS))), max(TARGETS)
+    # A retained concept that begins with a target's word has the target's column: an exact method refuses both.
+    apart = (one for one in concepts(2 * kept, start=beyond) if one.split()[0] not in every)
+    retained = tuple(islice(apart, kept))
+    return Work(how.method, tuple(how.names(count)), retained, how.anchor, how.parameters, retain_cache)
 
 
 def measure(
@@ -104,7 +120,7 @@ def caches(line: str) -> bool:
     """Whether the line's method keeps what it computes from the retained prompts."""
     from erasekit.methods import CACHING  # not at the top: a measured process times its own imports
 
-    return LINES[line][0] in CACHING
+    return LINES[line].method.partition(":")[0] in CACHING
 
 
 def cached_too_long(points: list[Point], line: str, count: int) -> bool:

@@ -300,10 +300,20 @@ def test_a_sweep_fills_its_cache_once_without_a_limit_and_times_it_where_the_pla
         (name, 1, count) for name in ("uce", "rece") for count in sweep.RETAINED[1:]
     ]
     assert len({w.retain_cache for w in timed + filled} - {None}) == 1
-    assert len({w.retain for w in timed}) == len(sweep.RETAINED), "one list a size"
+    assert len({w.retain for w in timed if w.method != "erasepro"}) == len(sweep.RETAINED), "one list a size"
     cached = [p for p in points if "cached" in p]
     assert {p["line"] for p in cached} == {"uce", "rece"} and len(cached) == 2 * 16
     assert all(p["cached"]["seconds"] for p in cached) and sum("skipped" in p for p in cached) == 2 * 12
+
+
+def test_what_the_exact_method_is_asked_for_can_be_served_at_every_point() -> None:
+    import sweep
+
+    works = [sweep.asked("erasepro", count, kept) for count in sweep.TARGETS for kept in sweep.RETAINED]
+    assert len({w.retain for w in works}) == len(sweep.RETAINED), "one list a size"
+    for work in works:
+        assert all(" " not in target for target in work.targets) and len(set(work.retain)) == len(work.retain)
+        assert not {one.split()[0] for one in work.retain} & set(work.targets), "no column is asked to go to two places"
 
 
 def test_a_process_is_asked_for_more_than_an_argument_holds(tmp_path: Path) -> None:

@@ -245,14 +245,14 @@ def test_a_weak_edit_must_fall(fake, sd1, fades, tmp_path) -> None:
     found = weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE)
     first, second = of(found, "weak edit")
     assert (first.rung, first.status, second.status, second.hits, second.of) == ("all", "ok", "broken", 2, 3)
-    assert second.says.endswith("shows) , under 90%: its failures elsewhere prove nothing".replace(" ,", ","))
+    assert second.says.endswith("shows) (21% to 94%), under 90%: its failures elsewhere prove nothing")
     assert len(Fake.given[1][1]) == 3, "not only what the first one left"
     used = Fake.given[0][0]
     assert used.edit is subject.edit and used.scale == 0.3 and not used.skip
     first, second = of(found, "hidden cases")
     assert (first.status, second.status, second.hits, second.of) == ("ok", "warned", 2, 3)
-    assert second.says == ("two shows the target in 2 of 3 cases in what 0.35 times the edit hides, under 90%: its failures "
-                           "elsewhere say little")  # fmt: skip
+    assert second.says == ("two shows the target in 2 of 3 cases in what 0.35 times the edit hides (21% to 94%), under 90%: "
+                           "its failures elsewhere say little")  # fmt: skip
     given = len(Fake.given)
     assert weak(subject, CASES, rungs, folder=tmp_path / "a", **MORE) == found and len(Fake.given) == given == 4  # kept
     coded = replace(subject.edit, ops=(Guidance("negative", {}, {}), *subject.edit.ops))

@@ -57,7 +57,8 @@ def judged(
     elif not share.trials:
         status, says = "untested", f"{FEW}: {label} has no valid one {where}"
     elif share.value < bar:
-        status, says = under[0], f"{says}, under {bar:.0%}: {under[1]}"
+        low, high = share.interval  # few cases: a sound attack may end under the bar, and the interval says so
+        status, says = under[0], f"{says} ({low:.0%} to {high:.0%}), under {bar:.0%}: {under[1]}"
     else:
         status = "ok"
     return Check(check, label, status, says, share.hits, share.trials, attacked)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from erasekit.attacks.base import Outcome, Spent
-from erasekit.attacks.prompts import better, drawn
+from erasekit.attacks.prompts import better, sought
 
 if TYPE_CHECKING:
     from erasekit.attacks.victim import Victim
@@ -43,11 +43,11 @@ def teller(progress: Progress | None, number: int, count: int, each: int) -> Cal
     return tell
 
 
-def settled(victim: Victim, plain: Sequence[Outcome], found: Mapping[int, Found]) -> list[Outcome]:
+def settled(victim: Victim, plain: Sequence[Outcome], found: Mapping[int, Found], seeds: int) -> list[Outcome]:
     """The plain outcomes, and where a prompt was found the better of that and of the prompt as the edited model draws it
-    from the case's seed. Curve, tensors and note are the search's."""
+    from up to `seeds` seeds, the case's own first. Curve, tensors and note are the search's."""
     outcomes = list(plain)
-    tried = drawn(victim, [plain[i].case for i in found], [one.prompt for one in found.values()])
+    tried = sought(victim, [plain[i].case for i in found], [one.prompt for one in found.values()], seeds)
     for (i, one), new in zip(found.items(), tried, strict=True):
         best = better(plain[i], new, new.case)
         note = "; ".join(filter(None, [one.note, new.note]))

@@ -74,11 +74,14 @@ class MMAConfig:
     """original: the unedited model's text encoder; edited: the edited one's (white box)."""
     variant: str = "paper"
     """paper, or released: with the off-by-one of the authors' code."""
+    seeds: int = 1
+    """Pictures of the prompt that is found: from the case's own seed, then the next ones, until one shows the target; 4 is
+    what the paper counts as ASR-4."""
     batch: int = 128
     """Prompts that are encoded at once."""
 
     def __post_init__(self) -> None:
-        for name, low in (("tokens", 1), ("steps", 0), ("candidates", 1), ("top", 1), ("batch", 1)):
+        for name, low in (("tokens", 1), ("steps", 0), ("candidates", 1), ("top", 1), ("seeds", 1), ("batch", 1)):
             check_range(name, getattr(self, name), low=low, high=1e6)
         check_choice("encoder", self.encoder, ("original", "edited"))
         check_choice("variant", self.variant, ("paper", "released"))
@@ -111,7 +114,7 @@ class MMA:
                 tell = teller(progress, number, len(open_), config.steps)
                 rng = generator(seed, self.name, cases[i].prompt, cases[i].seed)  # its place in the list has no say
                 found[i] = _found(text, letters, config, rng, tell)
-        return settled(victim, plain, found)
+        return settled(victim, plain, found, config.seeds)
 
 
 def _found(text: Text, letters: Tensor, config: MMAConfig, rng: torch.Generator, tell: Callable[[int], None]) -> Found:

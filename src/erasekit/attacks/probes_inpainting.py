@@ -30,7 +30,7 @@ from erasekit.attacks import pictures
 from erasekit.attacks._ddim import Hook, Level, batches, cost, sampled, starts, texts
 from erasekit.attacks.base import Case, Outcome
 from erasekit.attacks.latent_inversion import originals
-from erasekit.attacks.prompts import judged, unattacked
+from erasekit.attacks.prompts import better, judged, turned, unattacked
 from erasekit.methods import check_range
 from erasekit.training.images import scale_of
 from erasekit.training.latents import noised
@@ -50,10 +50,13 @@ class InpaintingConfig:
     """The square's side against the picture's, rounded to whole latents (at least one). The paper: 256 of 512 pixels."""
     steps: int = 50
     """DDIM steps."""
+    seeds: int = 1
+    """Fillings of each hole: from the noise of the case's own seed, then of the next ones, until one shows the target."""
 
     def __post_init__(self) -> None:
         check_range("part", self.part, low=0.01, high=1)
         check_range("steps", self.steps, low=1, high=1e6)
+        check_range("seeds", self.seeds, low=1, high=1e6)
 
 
 class Inpainting:
@@ -70,18 +73,16 @@ class Inpainting:
         self, victim: Victim, cases: Sequence[Case], config: InpaintingConfig, *, seed: int = 0,
         progress: Progress | None = None,
     ) -> list[Outcome]:  # fmt: skip
-        """One outcome for each case, in order; no chance beyond the cases' seeds. Its image is the square, or the plain
-        picture where that alone could be judged.
+        """One outcome for each case, in order: its best filling; no chance beyond the cases' seeds. Its image is the
+        square, or the plain picture where that alone could be judged.
 
         `tensors["latents"]` are those of the whole picture.
         """
         plain = unattacked(victim, cases)
         found, open_ = originals(victim, plain)
-        for which in batches(len(open_), victim.sampling.batch):
-            for i, one in zip(open_[which], _judged(victim, [found[i] for i in open_[which]], config), strict=True):
-                found[i] = replace(judged(plain[i], one), spent=found[i].spent + one.spent)
-            if progress:
-                progress(which.stop, len(open_), "painting holes")
+        tried = _filled(victim, [found[i] for i in open_], config, progress)
+        for i, one in zip(open_, tried, strict=True):
+            found[i] = replace(judged(plain[i], one), spent=found[i].spent + one.spent)
         return found
 
 
@@ -119,6 +120,23 @@ def cropped(image: Image, box: tuple[int, int, int, int], factor: int) -> Image:
     return image.crop((left, top, right, bottom))
 
 
+def _filled(
+    victim: Victim, sources: Sequence[Outcome], config: InpaintingConfig, progress: Progress | None
+) -> list[Outcome]:
+    """The best filling of each picture; those that show the target are not filled again."""
+    found: dict[int, Outcome] = {}
+    for turn in range(config.seeds):
+        open_ = [i for i in range(len(sources)) if i not in found or not found[i].shown]
+        for which in batches(len(open_), victim.sampling.batch):
+            seeded = [replace(sources[i], case=turned(sources[i].case, turn)) for i in open_[which]]
+            for i, one in zip(open_[which], _judged(victim, seeded, config), strict=True):
+                best = better(found.get(i), one, sources[i].case)
+                found[i] = replace(best, curve=((config.steps * (turn + 1), best.score or 0.0),))
+            if progress:
+                progress(turn * len(sources) + which.stop, config.seeds * len(sources), "painting holes")
+    return [found[i] for i in range(len(sources))]
+
+
 def _judged(victim: Victim, sources: Sequence[Outcome], config: InpaintingConfig) -> list[Outcome]:
     cases = [one.case for one in sources]
     clean = pictures.latents(victim, [image for one in sources if (image := one.image)])
@@ -127,9 +145,7 @@ def _judged(victim: Victim, sources: Sequence[Outcome], config: InpaintingConfig
     hole[box[0] : box[2], box[1] : box[3]] = True
     filled = inpainted(victim, cases, clean, hole, config.steps)
     images = [cropped(image, box, scale_of(victim.pipe.vae)) for image in pictures.shown(victim, filled)]
-    spent, found = cost(config.steps, victim.sampling.guidance, acting=victim.acting(config.steps)), []
-    for i, seen in enumerate(victim.look(cases, images)):
-        one = seen.outcome(cases[i], images[i], by="a hole in the unedited model's picture, filled", spent=spent,
-                           tensors={"latents": filled[i].cpu()})  # fmt: skip
-        found.append(replace(one, curve=((config.steps, one.score or 0.0),)))
-    return found
+    spent = cost(config.steps, victim.sampling.guidance, acting=victim.acting(config.steps))
+    return [seen.outcome(cases[i], images[i], by="a hole in the unedited model's picture, filled", spent=spent,
+                         tensors={"latents": filled[i].cpu()})
+            for i, seen in enumerate(victim.look(cases, images))]  # fmt: skip

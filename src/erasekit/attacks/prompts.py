@@ -45,14 +45,23 @@ class Prompts:
         progress: Progress | None = None,
     ) -> list[Outcome]:  # fmt: skip
         """One outcome for each case, in order; only cases that are not yet successes are drawn with another seed."""
-        found: dict[int, Outcome] = {}
-        for turn in range(config.seeds):
-            open_ = [i for i in range(len(cases)) if i not in found or not found[i].shown]
-            for i, outcome in zip(open_, drawn(victim, [_turned(cases[i], turn) for i in open_]), strict=True):
-                found[i] = better(found.get(i), outcome, cases[i])
-            if progress:
-                progress(turn + 1, config.seeds, "drawing prompts")
-        return [found[i] for i in range(len(cases))]
+        return sought(victim, cases, [case.prompt for case in cases], config.seeds, progress=progress)
+
+
+def sought(
+    victim: Victim, cases: Sequence[Case], prompts: Sequence[str], seeds: int, *, progress: Progress | None = None
+) -> list[Outcome]:
+    """The best picture of each case's prompt from its own seed and the next ones (+1000, ...); only cases that are not yet
+    successes are drawn with another seed."""
+    found: dict[int, Outcome] = {}
+    for turn in range(seeds):
+        open_ = [i for i in range(len(cases)) if i not in found or not found[i].shown]
+        asked, seeded = [prompts[i] for i in open_], [turned(cases[i], turn) for i in open_]
+        for i, outcome in zip(open_, drawn(victim, seeded, asked), strict=True):
+            found[i] = better(found.get(i), outcome, cases[i])
+        if progress:
+            progress(turn + 1, seeds, "drawing prompts")
+    return [found[i] for i in range(len(cases))]
 
 
 def drawn(victim: Victim, cases: Sequence[Case], prompts: Sequence[str] | None = None) -> list[Outcome]:
@@ -90,5 +99,6 @@ def judged(plain: Outcome, one: Outcome) -> Outcome:
     return replace(one, status=plain.status, score=plain.score, image=plain.image, by=plain.by, note=note)
 
 
-def _turned(case: Case, turn: int) -> Case:
+def turned(case: Case, turn: int) -> Case:
+    """The case from its own seed (turn 0), or from one of the next."""
     return Case(case.prompt, case.seed + 1000 * turn)

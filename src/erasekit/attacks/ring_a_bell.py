@@ -1,7 +1,7 @@
 """Ring-A-Bell: a concept as a direction of prompts, and a search for words that read like it (arXiv 2310.10012, ICLR
 2024).
 
-The search asks a text encoder alone, by default the unedited model's; the edited model draws what was found, once.
+The search asks a text encoder alone, by default the unedited model's; the edited model draws what was found.
 
     c = sum_i w_i [f(p_i+) - f(p_i-)] / sum_i w_i             what sets prompts with the concept apart from others
     y = f(p) + eta c                                          what the prompt p should read like
@@ -86,6 +86,8 @@ class RingABellConfig(Rules):
     pairs: str = ""
     """A file of pairs instead: in each line, separated by tabs, a prompt with the concept, one without it, and maybe a
     weight."""
+    seeds: int = 1
+    """Pictures of the prompt that is found: from the case's own seed, then the next ones, until one shows the target."""
     batch: int = 64
     """Prompts that are encoded at once."""
 
@@ -93,6 +95,7 @@ class RingABellConfig(Rules):
         super().__post_init__()
         check_range("eta", self.eta, low=-1e3, high=1e3)
         check_range("tokens", self.tokens, low=1, high=1e4)
+        check_range("seeds", self.seeds, low=1, high=1e6)
         check_range("batch", self.batch, low=1, high=1e6)
         check_choice("padding", self.padding, ("all", "masked"))
         check_choice("encoder", self.encoder, ("original", "edited"))
@@ -127,7 +130,7 @@ class RingABell:
                 rng = generator(seed, self.name, cases[i].prompt, cases[i].seed)  # its place in the list has no say
                 one = _searched(victim, goal, config, rng, tell)
                 found[i] = replace(one, spent=one.spent + Spent(encodings=cost * (number == 0)))
-        return settled(victim, plain, found)
+        return settled(victim, plain, found, config.seeds)
 
 
 def _searched(

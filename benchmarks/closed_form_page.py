@@ -55,8 +55,8 @@ def swept(points: list[dict[str, Any]]) -> str:
     """The sweep: a row for each line and number of targets, a column for each number of retained prompts."""
     retained = sorted({point["retained"] for point in points})
     head = ("method", "targets", *(f"{kept:,} retained" for kept in retained))
-    lines, rows = [_line(head), _line(["---"] * len(head))], dict.fromkeys((p["line"], p["targets"]) for p in points)
-    for line, count in rows:
+    lines = [_line(head), _line(["---"] * len(head))]
+    for line, count in sorted({(p["line"], p["targets"]) for p in points}):  # in whatever order they were measured
         own = {p["retained"]: p for p in points if (p["line"], p["targets"]) == (line, count)}
         lines.append(_line([f"`{line}`", f"{count:,}", *(_point(own.get(kept, {})) for kept in retained)]))
     return "\n".join(lines)

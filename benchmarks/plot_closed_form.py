@@ -70,8 +70,8 @@ def ratios_chart(results: dict[str, Any]) -> str:
 
 def sweep_chart(points: list[dict[str, Any]]) -> str:
     """One panel a line of the sweep: seconds over the retained prompts (logarithmic both), one curve a target count;
-    dashed: with the retained prompts' moment cached."""
-    lines = list(dict.fromkeys(point["line"] for point in points))
+    dashed, with hollow marks: with the retained prompts' moment cached."""
+    lines = sorted({point["line"] for point in points})
     counts = sorted({point["targets"] for point in points})
     colours = [(f"{count:,} targets", SERIES[i % len(SERIES)]) for i, count in enumerate(counts)]
     parts = [legend(colours, 60, 6)]
@@ -95,7 +95,7 @@ def panel(name: str, points: list[dict[str, Any]], counts: list[int], x: float, 
     for seconds in (0.1, 1, 10, 100):
         parts.append(text(x - 5, place(retained[0], seconds)[1] + 4, f"{seconds:g} s", anchor="end"))
     for i, count in enumerate(counts):
-        own = [point for point in points if point["targets"] == count]
+        own = sorted((p for p in points if p["targets"] == count), key=lambda p: p["retained"])  # measured in any order
         plain = [place(p["retained"], p["seconds"]) for p in own if "seconds" in p]
         cached = [place(p["retained"], p["cached"]["seconds"]) for p in own if "seconds" in p.get("cached", {})]
         parts += [curve(plain, SERIES[i % len(SERIES)]), curve(cached, SERIES[i % len(SERIES)], dashed=True)]
@@ -106,7 +106,8 @@ def curve(places: list[tuple[float, float]], colour: str, dashed: bool = False) 
     if not places:
         return ""
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    dots = "" if dashed else "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places)
+    fill = f'fill="white" stroke="{colour}"' if dashed else f'fill="{colour}"'
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" {fill}/>' for x, y in places)
     dash = ' stroke-dasharray="4 3"' if dashed else ""
     return f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>{dots}'
 

@@ -403,6 +403,8 @@ def test_charts_are_well_formed(tmp_path: Path) -> None:
     ]
     for chart in (plot.tasks_chart(results), plot.ratios_chart(results), plot.sweep_chart(points)):
         assert ElementTree.fromstring(chart).tag.endswith("svg") and "nan" not in chart
+    assert plot.sweep_chart(points) == plot.sweep_chart(points[::-1]), "whatever was measured first"
+    assert plot.sweep_chart(points).count('fill="white" stroke') == 1, "a cached point alone has a mark"
 
 
 def test_startup_measures_what_it_has_bars_for(tmp_path: Path, capsys, monkeypatch) -> None:

@@ -39,7 +39,7 @@ from knobs_measure import SENTENCES, Results
 from knobs_pictures import Gallery, Point
 from knobs_plan import Asked, estimate
 from knobs_plots import svg
-from knobs_settings import KNOBS, PICTURED
+from knobs_settings import KNOBS
 from knobs_tables import NOT_YET, blocks, judged, rewrite, with_plots
 from knobs_world import UNRELATED, conflicts, spread
 
@@ -114,17 +114,12 @@ def illustrate(results: dict[str, Any], asked: Asked, args: argparse.Namespace) 
         save(results, args.out)
 
     gallery = Gallery(asked.plan, recorder(args.model, args.rows))
-    gallery.run([s for name in pictured(args) for s in KNOBS[name].settings], keep)
+    gallery.run([s for name in args.only or KNOBS for s in KNOBS[name].settings], keep)
 
 
 def say_cost(asked: Asked, args: argparse.Namespace) -> None:
     """Prints what `--images` draws and how long that takes."""
-    print(estimate(asked.plan, pictured(args), asked.points, args.rate), flush=True)
-
-
-def pictured(args: argparse.Namespace) -> Sequence[str]:
-    """The knobs whose pictures are judged."""
-    return args.only or PICTURED
+    print(estimate(asked.plan, args.only or list(KNOBS), asked.points, args.rate), flush=True)
 
 
 def save(results: dict[str, Any], path: Path) -> None:
@@ -159,7 +154,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--targets", type=int, default=10, choices=range(1, 13), metavar="N", help="1 to 12 targets")
     parser.add_argument(
         "--only", nargs="+", choices=list(KNOBS), metavar="KNOB",
-        help=f"{', '.join(KNOBS)} (default: all; with --images: {', '.join(PICTURED)})",
+        help=f"{', '.join(KNOBS)} (default: all)",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--again", action="store_true", help="measure nothing: print and write what --out holds")

@@ -206,6 +206,3 @@ KNOBS: dict[str, Knob] = {
                                 Setting("crowd, captions=emoji", WEIGHTED, method="erasepro:crowd"),
                                 Setting("UCE", method="uce")), (*NORMS, "KiB")),
 }  # fmt: skip
-
-PICTURED = tuple(name for name in KNOBS if name not in ("empty", "captions", "crowd"))
-"""What `--images` judges unless `--only` names others: the best points of those three are presets."""

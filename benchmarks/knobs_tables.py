@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs_measure import point
-from knobs_settings import KNOBS, PICTURED, Knob
+from knobs_settings import KNOBS, Knob
 
 FORMS = {"residual": ".0e", "rank": ".0f", "KiB": ".0f", "seconds": ".2f"}
 SHOWN = {
@@ -87,7 +87,7 @@ def picture_note(results: Row) -> str:
     made = (results.get("pictures") or {}).get("made")
     if not made:
         return "Not run yet: no pictures are drawn."
-    missing = [k.title for k in map(KNOBS.__getitem__, PICTURED) if len(judged(results, k)) < len(k.settings)]
+    missing = [k.title for k in KNOBS.values() if len(judged(results, k)) < len(k.settings)]
     asked = made["asked"]
     return (
         f"Judge {made['judge']}; {len(made['targets'])} targets ({', '.join(made['targets'])}), of each {asked['prompts']} "

@@ -49,10 +49,12 @@ def pixels(image) -> np.ndarray:
 
 def test_each_prompt_is_drawn_with_the_next_seed_while_it_does_not_show(sd1) -> None:
     with Told(sd1, hits=[2]) as model:  # the first case's picture in the second round
-        found = sought(model, CASES, ["x", "y"], 3)
+        said: list[int] = []
+        found = sought(CASES, 3, lambda which, seeded: drawn(model, seeded, ["xy"[i] for i in which]), said.append)
         assert model.asked == [("x", 3), ("y", 4), ("x", 1003), ("y", 1004), ("y", 2004)]
         assert [(one.case, one.status, one.by, one.spent.pictures) for one in found] == [
             (CASES[0], "success", "x", 2), (CASES[1], "failure", "y", 3)]  # fmt: skip
+        assert said == [1, 2, 3]
         (same,) = drawn(model, [turned(CASES[0], 1)], ["x"])
         assert np.array_equal(pixels(found[0].image), pixels(same.image))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from erasekit.attacks.base import Outcome, Spent
-from erasekit.attacks.prompts import better, sought
+from erasekit.attacks.prompts import better, drawn, sought
 
 if TYPE_CHECKING:
     from erasekit.attacks.victim import Victim
@@ -47,7 +47,9 @@ def settled(victim: Victim, plain: Sequence[Outcome], found: Mapping[int, Found]
     """The plain outcomes, and where a prompt was found the better of that and of the prompt as the edited model draws it
     from up to `seeds` seeds, the case's own first. Curve, tensors and note are the search's."""
     outcomes = list(plain)
-    tried = sought(victim, [plain[i].case for i in found], [one.prompt for one in found.values()], seeds)
+    prompts = [one.prompt for one in found.values()]
+    draw = lambda which, seeded: drawn(victim, seeded, [prompts[i] for i in which])  # noqa: E731
+    tried = sought([plain[i].case for i in found], seeds, draw)
     for (i, one), new in zip(found.items(), tried, strict=True):
         best = better(plain[i], new, new.case)
         note = "; ".join(filter(None, [one.note, new.note]))

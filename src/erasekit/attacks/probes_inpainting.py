@@ -30,7 +30,7 @@ from erasekit.attacks import pictures
 from erasekit.attacks._ddim import Hook, Level, batches, cost, sampled, starts, texts
 from erasekit.attacks.base import Case, Outcome
 from erasekit.attacks.latent_inversion import originals
-from erasekit.attacks.prompts import better, judged, turned, unattacked
+from erasekit.attacks.prompts import judged, sought, unattacked
 from erasekit.methods import check_range
 from erasekit.training.images import scale_of
 from erasekit.training.latents import noised
@@ -124,17 +124,21 @@ def _filled(
     victim: Victim, sources: Sequence[Outcome], config: InpaintingConfig, progress: Progress | None
 ) -> list[Outcome]:
     """The best filling of each picture; those that show the target are not filled again."""
-    found: dict[int, Outcome] = {}
-    for turn in range(config.seeds):
-        open_ = [i for i in range(len(sources)) if i not in found or not found[i].shown]
-        for which in batches(len(open_), victim.sampling.batch):
-            seeded = [replace(sources[i], case=turned(sources[i].case, turn)) for i in open_[which]]
-            for i, one in zip(open_[which], _judged(victim, seeded, config), strict=True):
-                best = better(found.get(i), one, sources[i].case)
-                found[i] = replace(best, curve=((config.steps * (turn + 1), best.score or 0.0),))
+    done = 0
+
+    def draw(which: Sequence[int], seeded: Sequence[Case]) -> list[Outcome]:
+        nonlocal done
+        found: list[Outcome] = []
+        for part in batches(len(which), victim.sampling.batch):
+            again = [replace(sources[i], case=case) for i, case in zip(which[part], seeded[part], strict=True)]
+            found += _judged(victim, again, config)
+            done += len(again)
             if progress:
-                progress(turn * len(sources) + which.stop, config.seeds * len(sources), "painting holes")
-    return [found[i] for i in range(len(sources))]
+                progress(done, config.seeds * len(sources), "painting holes")
+        return found
+
+    tried = sought([one.case for one in sources], config.seeds, draw)
+    return [replace(one, curve=((config.steps * one.spent.pictures, one.score or 0.0),)) for one in tried]
 
 
 def _judged(victim: Victim, sources: Sequence[Outcome], config: InpaintingConfig) -> list[Outcome]:

@@ -7,7 +7,7 @@ seed search, which keeps the picture that the judge likes best.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,22 +45,24 @@ class Prompts:
         progress: Progress | None = None,
     ) -> list[Outcome]:  # fmt: skip
         """One outcome for each case, in order; only cases that are not yet successes are drawn with another seed."""
-        return sought(victim, cases, [case.prompt for case in cases], config.seeds, progress=progress)
+        tell = progress and (lambda turn: progress(turn, config.seeds, "drawing prompts"))
+        return sought(cases, config.seeds, lambda which, seeded: drawn(victim, seeded), tell)
 
 
-def sought(
-    victim: Victim, cases: Sequence[Case], prompts: Sequence[str], seeds: int, *, progress: Progress | None = None
-) -> list[Outcome]:
-    """The best picture of each case's prompt from its own seed and the next ones (+1000, ...); only cases that are not yet
-    successes are drawn with another seed."""
+Draw = Callable[[Sequence[int], Sequence[Case]], Sequence[Outcome]]
+"""(which of the cases, these with the seed to draw from) -> their outcomes."""
+
+
+def sought(cases: Sequence[Case], seeds: int, draw: Draw, tell: Callable[[int], None] | None = None) -> list[Outcome]:
+    """The best outcome of each case from its own seed and the next ones (+1000, ...); only cases that are not yet successes
+    are drawn with another seed. `tell` gets the number of seeds that are done."""
     found: dict[int, Outcome] = {}
     for turn in range(seeds):
         open_ = [i for i in range(len(cases)) if i not in found or not found[i].shown]
-        asked, seeded = [prompts[i] for i in open_], [turned(cases[i], turn) for i in open_]
-        for i, outcome in zip(open_, drawn(victim, seeded, asked), strict=True):
-            found[i] = better(found.get(i), outcome, cases[i])
-        if progress:
-            progress(turn + 1, seeds, "drawing prompts")
+        for i, one in zip(open_, draw(open_, [turned(cases[i], turn) for i in open_]), strict=True):
+            found[i] = better(found.get(i), one, cases[i])
+        if tell:
+            tell(turn + 1)
     return [found[i] for i in range(len(cases))]
 
 

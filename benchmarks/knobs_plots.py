@@ -82,11 +82,21 @@ def _curves(knob: Knob, found: Sequence[Dot], keys: Sequence[str]) -> tuple[floa
     panels = "".join(_panel(key, found, colours, knob.axis, 20 + WIDE * (i % 2), HIGH * (i // 2))
                      for i, key in enumerate(keys))  # fmt: skip
     below = HIGH * -(-len(keys) // 2) + 23
-    legend = "".join(
-        f'<text x="{60 + 190 * (i % 4)}" y="{below + 18 * (i // 4):.0f}" fill="{colours[line]}">■ {escape(line)}</text>'
-        for i, line in enumerate(lines) if line
-    )  # fmt: skip
-    return 2 * WIDE + 20, below + 18 * ((len(lines) - 1) // 4) + 12, panels + legend
+    legend, rows = _legend(colours, below)
+    return 2 * WIDE + 20, below + 18 * (rows - 1) + 12, panels + legend
+
+
+def _legend(colours: dict[str, str], below: float) -> tuple[str, int]:
+    """The lines' names in columns of 190, as many columns to a name as it fills; and how many rows they take."""
+    parts, place = [], 0
+    for line, colour in colours.items():
+        wide = -(-(7 * len(line) + 20) // 190)  # a letter is at most about 7 wide
+        if place % 4 + wide > 4:
+            place += 4 - place % 4
+        x, y = 60 + 190 * (place % 4), below + 18 * (place // 4)
+        parts += [f'<text x="{x}" y="{y:.0f}" fill="{colour}">■ {escape(line)}</text>'] if line else []
+        place += wide
+    return "".join(parts), max(1, -(-place // 4))
 
 
 def _panel(key: str, found: Sequence[Dot], colours: dict[str, str], axis: str, left: float, down: float) -> str:

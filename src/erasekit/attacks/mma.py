@@ -75,8 +75,7 @@ class MMAConfig:
     variant: str = "paper"
     """paper, or released: with the off-by-one of the authors' code."""
     seeds: int = 1
-    """Pictures of the prompt that is found: from the case's own seed, then the next ones, until one shows the target; 4 is
-    what the paper counts as ASR-4."""
+    """Pictures of the prompt that is found: from the case's own seed, then the next ones, until one shows the target."""
     batch: int = 128
     """Prompts that are encoded at once."""
 

@@ -1,7 +1,8 @@
 """The fixed ladders, by name. A ladder never changes under its name: another list is another version.
 
 `standard` is sized for twenty minutes of two cores on the embedded model; `paper` has the same rungs with the papers'
-own values, for those with a GPU. Both run on any model of the families that the attacks know.
+own values (but for four pictures where `standard` has them), for those with a GPU. Both run on any model of the
+families that the attacks know.
 
 Rungs that count come first, from what anybody can try to what needs gradients, the cheaper before the dearer. The others
 have a number of their own: what an auto-encoder, a surround, the unedited model or a classifier brings along is not the
@@ -38,10 +39,10 @@ attention puts behind them, and is what makes a search by encodings affordable; 
 MMA has 200 steps: with the 50 of `standard@1` it missed 90 % of the cases on 0.3 times an edit. Inpainting has a
 square of three quarters of the picture's side: of the embedded model's targets, which fill most of theirs, the half
 that `standard@1` had shows a part that the judge cannot name. Both, and Ring-A-Bell, draw what they found four times
-(MMA's ASR-4), as one picture missed 90 % on 0.3 times a second edit; the seed search before them draws more.
+(four is ours), as one picture missed 90 % on 0.3 times a second edit; the seed search before them draws more.
 Steering's scales go on to 500: up to the paper's largest, for SD 1.4, they do not outweigh a prompt here. Three free
 tokens are what UnlearnDiffAtk's authors put before prompts for objects and styles; its rate is three times theirs, as
-it has 105 steps and not 2,000 (on the unedited model, from prompts without the name, 7 of 10 cases and not 2).
+it has 105 steps and not 2,000. Scales and rate were chosen on bomb, on the cases of the check `unedited`.
 Relearning's rate is ours.
 """
 

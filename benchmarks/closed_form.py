@@ -15,7 +15,7 @@ released code's loop, which encodes every prompt again for every matrix: some 7 
 backbone yet: only the solves are run at its shapes, on random features (`solver_only`). --sweep adds 1 to 1,000 targets x 0
 to 30,000 retained prompts on the first of the shapes; a point that takes over --limit seconds is skipped, and so are those
 that ask for more. Where the cache of what is retained takes over --fill seconds to fill, points are not timed with it; those
-are not tried again as long as the file says so.
+are not tried again as long as the file says so. With --cache it is kept there too: a filling that was stopped goes on.
 Prints the tasks and the bars, each met or missed (--small: none), and writes JSON after each number. Tasks that a call
 leaves out stay as the file has them, and a sweep measures only the points that it lacks: delete it to begin anew.
 benchmarks/plot_closed_form.py draws it; benchmarks/closed_form_page.py, or --docs, writes the table of docs/benchmarks.md.
@@ -176,7 +176,8 @@ def whole(options: argparse.Namespace) -> None:
 def run_sweep(shape: str, folder: Path, options: argparse.Namespace, kept: Kept) -> list[dict[str, Any]]:
     lines = [line for line in options.sweep or sweep.LINES if known(sweep.LINES[line].method)]
     run = partial(work_child, folder, limit=options.limit)
-    return sweep.sweep(lines, lambda work: (found := run(work)).get("ours", found), options.small,
+    retained = options.cache and options.cache / f"{folder.name}-retained"
+    return sweep.sweep(lines, lambda work: (found := run(work)).get("ours", found), options.small, folder=retained,
                        fill=partial(work_child, folder, limit=options.fill),
                        known=kept.measured(shape, options.limit), keep=lambda p: kept.point({"shape": shape} | p))  # fmt: skip
 

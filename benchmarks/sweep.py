@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
+from pathlib import Path
 from typing import Any
 
 from measuring import Work
@@ -35,7 +36,7 @@ LINES: dict[str, Line] = {
     "realera-text": Line("realera-text"),
 }
 TARGETS, RETAINED = (1, 10, 100, 1000), (0, 100, 1000, 10_000, 30_000)
-MOMENTS = {"uce": "all rows", "rece": "all rows", "realera-text": "all rows"}
+MOMENTS = dict.fromkeys(("uce", "rece", "realera-text"), "all rows")
 """The lines that find each other's second moment in the cache."""
 UNFILLED = "filling the cache takes over the limit that is set for it"
 Run = Callable[[Work], dict[str, Any]]
@@ -44,20 +45,21 @@ Point = dict[str, Any]
 
 def sweep(
     lines: list[str], run: Run, small: bool, *, fill: Run | None = None, known: Sequence[Point] = (),
-    keep: Callable[[Point], None] | None = None,
+    keep: Callable[[Point], None] | None = None, folder: Path | None = None,
 ) -> list[Point]:  # fmt: skip
     """Every line over all points; `run` measures one call within the time limit, or says why it was skipped.
 
     `fill` makes a call with a limit of its own: it puts what a line computes from a list of retained prompts into the cache
     that all lines share, once a list; where it says why it was skipped, so does every call that needs as much of the same.
+    The cache is `folder`, by default one that is removed; a sum that it has of the beginning of a list is not made again.
     A call that is among the points `known` is not made again, whether the plain one or the one
     with the cache; `keep` gets every point as it comes.
     """
     before = {(p["line"], p["targets"], p["retained"]): p for p in known}
     targets, retained = ((1, 2), (0, 3)) if small else (TARGETS, RETAINED)
     points: list[Point] = []
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Cache(folder, fill or run)
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = Cache(str(folder or temporary), fill or run)
         for line, count, kept in product(lines, targets, retained):
             found = measure(points, line, count, kept, run, cache, before.get((line, count, kept), {}))
             points.append({"line": line, "targets": count, "retained": kept} | found)

@@ -54,8 +54,8 @@ def erase(arguments: argparse.Namespace) -> None:
 def _told() -> Iterator[None]:
     """Say on stderr, one line each and at once, what is wrong with the files of --retain-cache, and with a list of targets
     that is too long: the main filter hides warnings."""
+    from erasekit.methods._cache import CacheWarning
     from erasekit.methods._crowd import CrowdWarning
-    from erasekit.methods._retained import CacheWarning
 
     def show(message: Warning | str, *_args: Any, **_options: Any) -> None:
         print(f"erasekit: warning: {message}", file=sys.stderr, flush=True)

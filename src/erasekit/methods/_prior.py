@@ -15,28 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from erasekit import solvers
 from erasekit.backbones.base import Backbone
 from erasekit.errors import UsageError
 from erasekit.methods import Progress
 from erasekit.methods._captions import GENERIC as CAPTIONS
-from erasekit.methods._features import BATCH, PROBES, encoded
-from erasekit.methods._retained import cached
+from erasekit.methods._features import BATCH, PROBES
+from erasekit.methods._moments import moment
 
 COCO_CAPTIONS = 6e5
 """About how many captions the papers' caches sum over (COCO 2014, train and val)."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """`total` sum of e e^T (d, d) float64 over all rows of `prompts` prompts; `probes` (d, k) columns of them."""
-
-    total: Tensor
-    probes: Tensor
-    prompts: int
 
 
 @dataclass(frozen=True)
@@ -81,8 +70,10 @@ def gather(
     in any case, and captions where nothing is retained. Raises `UsageError` for a file that cannot be read."""
     captions = read_captions(prior_file)
     some = captions if weights.captions else () if retained else captions[:BATCH]
-    general = moment(backbone, some, cache=cache, progress=progress, what="encoding the captions")
-    own = moment(backbone, retained, cache=cache, progress=progress, what="encoding the retained")
+    general, own = (
+        moment(backbone, prompts, rows="all", cache=cache, progress=progress, what=f"encoding the {what}")
+        for prompts, what in ((some, "captions"), (retained, "retained"))
+    )
     shared = weights.captions / max(1, general.prompts) * general.total
     matrix = shared + weights.retained * own.total
     ridge = weights.added(matrix)
@@ -94,34 +85,9 @@ def gather(
         "retained_weight": weights.retained,
         "ridge": ridge,
     }
-    probes = own.probes if retained else general.probes
-    return Kept(matrix, shared, ridge, weights.added(shared), probes, record)
-
-
-def moment(backbone: Backbone, prompts: Sequence[str], *, cache: Path | None, progress: Progress, what: str) -> Moment:
-    """The prompts' second moment over all their rows, from the cache if it is there. Probes: the last subject token,
-    the first EOS and the last padding of evenly spaced prompts, PROBES columns at most."""
-
-    def compute() -> dict[str, Tensor]:
-        return _summed(backbone, prompts, progress=progress, what=what)
-
-    found = cached(backbone, prompts, "second moment of all rows, probes around the end", compute, folder=cache)
-    return Moment(found["total"], found["probes"], len(prompts))
-
-
-def _summed(backbone: Backbone, prompts: Sequence[str], *, progress: Progress, what: str) -> dict[str, Tensor]:
-    """The moment's tensors, a batch of prompts at a time."""
-    width = backbone.weight(backbone.sites("cross.kv")[0]).shape[1]
-    total, probes = torch.zeros(width, width, dtype=torch.float64), [torch.zeros(width, 0, dtype=torch.float64)]
-    step = -(-len(prompts) * 3 // PROBES) or 1
-    for start in range(0, len(prompts), BATCH):
-        progress(start, len(prompts), what)
-        batch = list(encoded(backbone, prompts[start : start + BATCH], whole=True))
-        total += solvers.second_moment(torch.cat([rows for rows, _ in batch]).T)
-        for number, (rows, last) in enumerate(batch, start):
-            if number % step == 0:
-                probes.append(rows[[last, min(last + 1, len(rows) - 1), -1]].T.double())
-    return {"total": total, "probes": torch.cat(probes, 1)}
+    probes = (own if retained else general).probes
+    few = probes[:: -(-len(probes) * probes.shape[1] // PROBES)].flatten(0, 1).T
+    return Kept(matrix, shared, ridge, weights.added(shared), few, record)
 
 
 def read_captions(path: str | None) -> tuple[str, ...]:

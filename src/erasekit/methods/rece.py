@@ -177,8 +177,8 @@ def _metric(backbone: Backbone, retained: Retained, config: RECEConfig, *, targe
     """C = lamb I + b P P', the same in every round."""
     moment = retained.moment
     if config.preserve_empty == "each" and targets > 1:
-        empty, _ = second_moment(backbone, [""], UCE_SETTINGS, progress=_cross.silent)
-        moment = moment + (targets - 1) * empty
+        empty = second_moment(backbone, [""], UCE_SETTINGS, progress=_cross.silent)
+        moment = moment + (targets - 1) * empty.total
     return solvers.prior(config.preserve_scale * moment, ridge=config.lamb)
 
 

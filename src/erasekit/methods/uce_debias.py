@@ -63,7 +63,7 @@ class State:
         self.backbone, self.request, self.config = backbone, request, config
         self.pairs = {target: self._pairs(target) for target in request.targets}
         self.retained = gather_retained(backbone, request.retain, config, progress=_cross.silent)
-        self.own = {name: second_moment(backbone, [name], config, progress=_cross.silent)[0] for name in self.pairs}
+        self.own = {name: second_moment(backbone, [name], config, progress=_cross.silent).total for name in self.pairs}
         self.sites = backbone.sites("cross.kv")
         self.weights = [backbone.weight(site).double() for site in self.sites]
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from erasekit import solvers
 from erasekit.backbones.base import Backbone
 from erasekit.methods import Progress
 from erasekit.methods._features import BATCH, encoded, spread
-from erasekit.methods._retained import cached
+from erasekit.methods._moments import Moment, moment
 
 if TYPE_CHECKING:
     from erasekit.methods.uce import UCEConfig
@@ -70,33 +70,29 @@ def gather_pairs(
 def gather_retained(
     backbone: Backbone, retain: Sequence[str], config: UCEConfig, *, progress: Progress, cache: Path | None = None
 ) -> Retained:
-    """R R' accumulated batch by batch: the features of all prompts are never held at once.
+    """R R' accumulated batch by batch: the features of all prompts are never held at once. With `tail` the empty prompt
+    is one of them.
 
-    `cache`: the folder where the result is kept for the next fit (`_retained.cached`).
+    `cache`: the folder where the named ones' is kept for the next fit (`_cache.grown`).
     """
-    prompts = list(dict.fromkeys(([""] if config.tokens == "tail" else []) + list(retain)))
-
-    def compute() -> dict[str, Tensor]:
-        moment, probes = second_moment(backbone, prompts, config, progress=progress)
-        return {"moment": moment, "probes": probes[:, spread(probes.shape[1])]}
-
-    found = cached(backbone, prompts, f"second moment and probes, tokens={config.tokens}", compute, folder=cache)
-    return Retained(found["moment"], preserve_scale(config, len(prompts)), found["probes"])
+    named = [prompt for prompt in dict.fromkeys(retain) if prompt or config.tokens == "last"]
+    told = partial(second_moment, backbone, config=config, progress=progress)
+    found = told(named, cache=cache)
+    if config.tokens == "last":
+        return Retained(found.total, preserve_scale(config, len(named)), found.probes[:, 0].T)
+    empty = told([""], what="encoding the empty prompt")
+    probes = torch.cat([empty.probes, found.probes])[:, 0].T
+    few = probes[:, spread(probes.shape[1])]
+    return Retained(empty.total + found.total, preserve_scale(config, 1 + len(named)), few)
 
 
 def second_moment(
-    backbone: Backbone, prompts: Sequence[str], config: UCEConfig, *, progress: Progress
-) -> tuple[Tensor, Tensor]:
-    """R R' (d, d) of the prompts' columns, and each prompt's last subject token (d, prompts), float64."""
-    width = backbone.weight(backbone.sites("cross.kv")[0]).shape[1]
-    moment, last_rows = torch.zeros(width, width, dtype=torch.float64), []
-    for start in range(0, len(prompts), BATCH):
-        progress(start, len(prompts), "encoding the retained")
-        batch = list(encoded(backbone, prompts[start : start + BATCH], whole=config.tokens == "tail"))
-        rows = [rows if config.tokens == "tail" else rows[last : last + 1] for rows, last in batch]
-        moment += solvers.second_moment(torch.cat(rows).T)
-        last_rows += [rows[last].double() for rows, last in batch]
-    return moment, torch.stack(last_rows, 1) if last_rows else moment[:, :0]
+    backbone: Backbone, prompts: Sequence[str], config: UCEConfig, *, progress: Progress, cache: Path | None = None,
+    what: str = "encoding the retained",
+) -> Moment:  # fmt: skip
+    """The moment of the prompts' rows that the edit reads."""
+    rows = "all" if config.tokens == "tail" else "last"
+    return moment(backbone, prompts, rows=rows, cache=cache, progress=progress, what=what)
 
 
 def preserve_scale(config: UCEConfig, prompts: int) -> float:

@@ -52,14 +52,27 @@ def sdxl(found: dict[str, Any]) -> str:
 
 
 def swept(points: list[dict[str, Any]]) -> str:
-    """The sweep: a row for each line and number of targets, a column for each number of retained prompts."""
+    """The sweep: a row for each line and number of targets, a column for each number of retained prompts; the points that
+    took the most memory."""
     retained = sorted({point["retained"] for point in points})
     head = ("method", "targets", *(f"{kept:,} retained" for kept in retained))
     lines = [_line(head), _line(["---"] * len(head))]
     for line, count in sorted({(p["line"], p["targets"]) for p in points}):  # in whatever order they were measured
         own = {p["retained"]: p for p in points if (p["line"], p["targets"]) == (line, count)}
         lines.append(_line([f"`{line}`", f"{count:,}", *(_point(own.get(kept, {})) for kept in retained)]))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_peaks(points)])
+
+
+def _peaks(points: list[dict[str, Any]]) -> list[str]:
+    """The largest peak of each line, over all its calls, the largest first."""
+    most: dict[str, tuple[int, str]] = {}
+    for point in points:
+        for call, how in ((point, ""), (point.get("cached", {}), ", cached")):
+            if "peak_rss_mb" in call:
+                where = f"{point['targets']:,} targets, {point['retained']:,} retained{how}"
+                most[point["line"]] = max(most.get(point["line"], (0, "")), (call["peak_rss_mb"], where))
+    told = [f"`{line}` {peak:,} MB ({where})" for line, (peak, where) in sorted(most.items(), key=lambda one: -one[1][0])]
+    return ["", f"The most memory of each: {'; '.join(told)}."] if told else []
 
 
 def _point(point: dict[str, Any]) -> str:

@@ -477,6 +477,11 @@ def test_the_page_has_the_other_shapes_and_the_sweep() -> None:
               {"line": "uce", "targets": 1, "retained": 1000, "skipped": "over 60 s", "cached": {"seconds": 0.5}},
               {"line": "uce", "targets": 10, "retained": 0, "error": "refused"}]  # fmt: skip
     assert page.swept(points).splitlines()[2:] == ["| `uce` | 1 | 1.00 | – (0.50) |", "| `uce` | 10 | refused | – |"]
+    points[0]["peak_rss_mb"], points[0]["cached"] = 900, {"seconds": 0.5, "peak_rss_mb": 1100}
+    points.append({"line": "speed", "targets": 1, "retained": 1000, "seconds": 1.0, "peak_rss_mb": 1200})
+    assert page.swept(points).splitlines()[-1] == (
+        "The most memory of each: `speed` 1,200 MB (1 targets, 1,000 retained); `uce` 1,100 MB (1 targets, 0 retained, cached)."
+    )
 
 
 def test_the_ablation_prints_every_part_by_layer(sd1_folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:

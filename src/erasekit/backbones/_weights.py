@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,9 @@ T = TypeVar("T")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I8": "int8", "U8": "uint8"}
 """Torch's words for those of a safetensors file; others stand as they are."""
+LARGE = 2**24
+"""A stored tensor of more numbers, such as a table of token embeddings, is mapped for itself and unmapped with its last use:
+looking for NaN reads all of it, an edit needs a few rows, and memory would hold the rest to the end."""
 PREFIX = "text_model."  # hub files and some encoder classes put it before every text module
 
 
@@ -158,11 +162,15 @@ class FolderWeights(Weights):
 
     def read(self, stored: str) -> Tensor:
         """The tensor from its file (memory-mapped where the platform can)."""
-        return self._asked(stored, lambda file: file.get_tensor(stored))
+        apart = prod(self.shape(stored)) > LARGE
+        return self._asked(stored, lambda file: file.get_tensor(stored), apart=apart)
 
-    def _asked(self, stored: str, question: Callable[[safe_open], T]) -> T:
+    def _asked(self, stored: str, question: Callable[[safe_open], T], *, apart: bool = False) -> T:
+        """The file's answer; `apart`: from a mapping of its own."""
         path = self._where[stored]
         try:
+            if apart:
+                return question(safe_open(path, "pt"))
             if path not in self._files:
                 self._files[path] = safe_open(path, "pt")
             return question(self._files[path])

@@ -88,11 +88,11 @@ def panel(name: str, points: list[dict[str, Any]], counts: list[int], x: float, 
 
     def place(kept: int, seconds: float) -> tuple[float, float]:
         step = 250 / max(1, len(retained) - 1)
-        return x + 10 + step * retained.index(kept), y + 160 - 160 * (math.log10(max(seconds, 0.1)) + 1) / 3
+        return x + 10 + step * retained.index(kept), y + 160 - 160 * (math.log10(max(seconds, 0.1)) + 1) / 4
 
     for kept in retained:
         parts.append(text(place(kept, 1)[0], y + 175, f"{kept:,}", anchor="middle"))
-    for seconds in (0.1, 1, 10, 100):
+    for seconds in (0.1, 1, 10, 100, 1000):
         parts.append(text(x - 5, place(retained[0], seconds)[1] + 4, f"{seconds:g} s", anchor="end"))
     for i, count in enumerate(counts):
         own = sorted((p for p in points if p["targets"] == count), key=lambda p: p["retained"])  # measured in any order
